@@ -1,0 +1,59 @@
+"""Options that more than one command has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+weights = click.option(
+    "--weights",
+    "-w",
+    metavar="FILE",
+    help="Weight file. Default: $MPSNET_WEIGHTS, then the user data folder, then packaged ones.",
+)
+body = click.option(
+    "--body",
+    type=click.Choice(["auto", "free-1", "smpl"]),
+    default="auto",
+    show_default=True,
+    help="Body model. auto: licensed SMPL if it is found, else the free body.",
+)
+gender = click.option(
+    "--gender",
+    type=click.Choice(["neutral", "male", "female"]),
+    default="neutral",
+    show_default=True,
+    help="Which of the SMPL files to use. The free body has only neutral.",
+)
+smpl_path = click.option(
+    "--smpl-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE",
+    help="Where the SMPL files lie (.npz or the original .pkl). Default: $MPSNET_SMPL.",
+)
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N|mps",
+    help="Where the networks run.",
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Number format of detector and backbone. auto: the fastest that is safe here.",
+)
+batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Crops that go through the backbone at once. Default: chosen, and halved if memory runs out.",
+)
+json_events = click.option(
+    "--json", "style", flag_value="json", help="Print one JSON event a line on stdout."
+)
+quiet = click.option(
+    "--quiet", "-q", "style", flag_value="quiet", help="Print only the result folder."
+)
