@@ -46,7 +46,7 @@ class Track:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def select(self, rows: NDArray[np.bool_] | slice) -> Track:
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Track:
         """Return the track of the given rows only."""
         return Track(
             self.id,

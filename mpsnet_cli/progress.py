@@ -17,6 +17,7 @@ class Reporter:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
+        self.losses: list[str] = []  # those warnings that make the result a partial one
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -45,6 +46,12 @@ class Reporter:
         if sentence not in self.warnings:
             self.warnings.append(sentence)
             self.on_warning(sentence)
+
+    def lose(self, sentence: str) -> None:
+        """Warn that a part of the input could not be used, so that the result is a partial one."""
+        if sentence not in self.losses:
+            self.losses.append(sentence)
+        self.warn(sentence)
 
     def on_start(self, stage: str, total: int | None) -> None:
         """React to a stage that begins."""

@@ -49,7 +49,7 @@ precision = click.option(
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Crops that go through the backbone at once. Default: chosen, and halved if memory runs out.",
+    help="Crops that go through the backbone at once; halved by itself if memory runs out.",
 )
 json_events = click.option(
     "--json", "style", flag_value="json", help="Print one JSON event a line on stdout."
