@@ -1,0 +1,154 @@
+"""The network made ready to run: on a device, in a precision, in batches that fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpsnet_cli.errors import DeviceError
+from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD, fold_batch_norm
+from mpsnet_cli.model.config import WeightsInfo
+from mpsnet_cli.model.mpsnet import MPSNet
+from mpsnet_cli.model.regressor import Prediction
+from mpsnet_cli.progress import Reporter
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_SIZES = {"cpu": 16, "cuda": 64, "mps": 16}  # crops; bigger ones gain nothing more
+WINDOWS_PER_BATCH = 256  # 32 MiB of features
+
+
+class Model:
+    """MPS-Net with its weights, for inference.
+
+    device: where all of it runs
+    precision, dtype: what the backbone computes in; the rest, a small part, stays in float32
+    batch_size: crops that run at once; it halves itself when the device's memory is exhausted
+    """
+
+    def __init__(
+        self,
+        network: MPSNet,
+        weights: WeightsInfo,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        report: Reporter,
+    ) -> None:
+        """Take `network` over: its backbone is folded and converted in place."""
+        self.config = network.config
+        self.weights = weights
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.dtype = DTYPES[self.precision]
+        self.batch_size = BATCH_SIZES[self.device.type] if batch_size is None else batch_size
+        self._report = report
+        self._network = network.eval().requires_grad_(False).to(self.device)
+        fold_batch_norm(network.backbone)
+        network.backbone.to(self.dtype, memory_format=torch.channels_last)
+        mean, std = (torch.tensor(v, device=self.device) for v in (IMAGE_MEAN, IMAGE_STD))
+        self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
+        self._shift = (-mean / std).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def features(self, crops: NDArray[np.uint8]) -> Tensor:
+        """Return static features (N, 2048), float32 on the CPU, of RGB crops (N, 224, 224, 3).
+
+        Raises DeviceError where not even one crop fits into the device's memory.
+        """
+        size = self.config.crop_size
+        if crops.dtype != np.uint8 or crops.shape[1:] != (size, size, 3):
+            raise ValueError(f"crops are {crops.dtype} {crops.shape}, not uint8 (N, {size}, …, 3)")
+        features = torch.empty(len(crops), self.config.feature_dim)
+        start = 0
+        while start < len(crops):
+            batch = crops[start : start + self.batch_size]
+            try:
+                features[start : start + len(batch)] = self._backbone(batch).cpu()
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise DeviceError(
+                        f"The memory of {self.device} cannot hold even one crop; "
+                        "free some of it, or use --device cpu."
+                    ) from error
+                self.batch_size = len(batch) // 2
+                self._report.warn(
+                    f"The memory of {self.device} did not hold a full batch: continued with "
+                    "smaller ones; --batch-size sets how many crops run at once."
+                )
+            else:
+                start += len(batch)
+        return features
+
+    @torch.inference_mode()
+    def predict(self, features: Tensor, windows: NDArray[np.int64]) -> Prediction:
+        """Predict the target frames of windows (M, 16), which are rows of `features` (N, 2048).
+
+        Returns float32 tensors on the CPU; no window's result depends on another's.
+        """
+        parts = [
+            self._network(features[rows].to(self.device))
+            for rows in torch.from_numpy(windows).split(WINDOWS_PER_BATCH)
+        ]
+        return Prediction(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+
+    def _backbone(self, crops: NDArray[np.uint8]) -> Tensor:
+        # NHWC bytes seen as NCHW are already in channels-last order.
+        pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
+        images = pixels.float().mul_(self._scale).add_(self._shift)
+        return self._network.backbone(images.to(self.dtype))
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn auto, cpu, cuda, cuda:N or mps into a device of this machine.
+
+    "auto" is the first CUDA device if there is one, else the CPU; Apple's mps runs on request only.
+    Raises DeviceError for a device that is not here.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):
+        raise DeviceError(f"There is no device {device!r}: use auto, cpu, cuda, cuda:N or mps.")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise DeviceError(
+            f"{device} is not available: torch sees {gpus or 'no'} CUDA GPU{'s' * (gpus != 1)} "
+            "here; use --device cpu."
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("mps is not available: torch sees no Apple GPU here; use --device cpu.")
+    return chosen
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """Turn auto into what the backbone had best compute in on `device`; check the others.
+
+    "auto" is fp16 on CUDA, bf16 on a CPU that computes in it, fp32 elsewhere. On CUDA, fp32
+    convolutions are as exact as torch's settings for TF32 let them be.
+    Raises DeviceError for fp16 on a CPU that does not compute in it.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and _cpu_computes("bf16") else "fp32"
+    if precision not in DTYPES:
+        raise DeviceError(f"There is no precision {precision!r}: use auto, {', '.join(DTYPES)}.")
+    if precision == "fp16" and device.type == "cpu" and not _cpu_computes("fp16"):
+        raise DeviceError("This CPU does not compute in fp16: use --precision auto, bf16 or fp32.")
+    return precision
+
+
+def _cpu_computes(kind: Literal["bf16", "fp16"]) -> bool:
+    """Whether x86 instructions for the type are here; without them it is slower than fp32."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch: stay with what is safe
+        return False
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get(f"avx512_{kind}") or flags.get(f"amx_{kind}"))
