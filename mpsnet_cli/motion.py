@@ -125,9 +125,9 @@ class Motion:
     def save(self, path: Path) -> None:
         """Write the motion as .npz of plain arrays, under a temporary name first."""
         temporary = path.with_name(path.name + ".part")
-        arrays = {"format": FORMAT, **vars(self)}
+        arrays: dict[str, Any] = {"format": FORMAT, **vars(self)}
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **{key: np.asarray(value) for key, value in arrays.items()})
+            np.savez_compressed(file, **arrays)
         temporary.replace(path)
 
     @classmethod

@@ -15,3 +15,11 @@ def shared() -> Path:
     if not (folder / "clips").is_dir():
         pytest.skip("needs ../shared, which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of untrained weights."""
+    from mpsnet_cli.weights import save_untrained
+
+    return save_untrained(tmp_path_factory.mktemp("weights") / "untrained.safetensors", seed=0).path

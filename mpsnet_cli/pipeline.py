@@ -1,0 +1,242 @@
+"""From a clip to Motions: the only place where the stages meet.
+
+The clip is decoded once for the tracks and once for the crops. A track is only known when the clip
+has ended (its box is smoothed over time, its fragments joined, false ones dropped), and keeping the
+frames meanwhile would cost memory in proportion to the clip, while decoding is a few hundredths of
+the work. With given boxes the first pass falls away. Features live only as long as a coming window
+needs them, so memory does not grow with the length of the clip beyond the parameters themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import trim_mean
+
+from mpsnet_cli.body import BodyModel, load_body
+from mpsnet_cli.crops import crop_image, square_boxes
+from mpsnet_cli.errors import WeightsError
+from mpsnet_cli.geometry import (
+    default_focal_length,
+    matrix_to_axis_angle,
+    project,
+    weak_to_perspective,
+)
+from mpsnet_cli.model.inference import Model
+from mpsnet_cli.model.regressor import Prediction
+from mpsnet_cli.motion import JOINTS, Motion, Shape, Track
+from mpsnet_cli.progress import Reporter
+from mpsnet_cli.smoothing import smooth_motion
+from mpsnet_cli.tracking import Detector, find_people
+from mpsnet_cli.video import Frame, VideoInfo, probe, read_frames
+from mpsnet_cli.windows import Edges, window_indices
+
+CROPS_AT_ONCE = 64  # crops gathered over people and frames before the backbone runs
+OUTLIERS = 0.25  # share of frames at either end that the mean shape ignores
+DEFAULT_SMOOTHING = 0.0
+
+
+def reconstruct(
+    video: VideoInfo | str | Path,
+    model: Model,
+    *,
+    body: BodyModel | None = None,
+    tracks: Sequence[Track] | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    focal_length: float | None = None,
+    smooth: float = DEFAULT_SMOOTHING,
+    shape: Shape = "person",
+    edges: Edges = "hold",
+    report: Reporter | None = None,
+) -> list[Motion]:
+    """Reconstruct the body motion of everyone in a clip.
+
+    `tracks` says where the people are; without it they are detected and tracked with the default
+    detector. `start` and `end` are seconds of the clip. `focal_length`, px, is the image diagonal
+    if not given. `smooth` is 0..1, see `smooth_motion`. Returns one Motion for each track, in the
+    order of the tracks; people of whom no frame lies in the range are left out.
+    """
+    report = report or Reporter()
+    video = video if isinstance(video, VideoInfo) else probe(Path(video))
+    body = body or load_body(device=model.device)
+    if tracks is None:
+        frames = read_frames(video, start=start, end=end, report=report)
+        tracks = find_people(frames, Detector(device=model.device), report=report)
+    with report.stage("reconstruct", total=sum(len(track) for track in tracks)) as advance:
+        people = _predict(
+            read_frames(video, start=start, end=end, report=report), tracks, model, edges, advance
+        )
+    if people and not _speaks(model, body):
+        report.warn(
+            f"The weights were trained for the body {model.config.body}; on {body.name} their "
+            "betas mean nothing and are held at zero."
+        )
+    motions = []
+    with report.stage("joints", total=len(people)) as advance:
+        for person in people:
+            raw = _motion(person, video, model, body, focal_length, shape)
+            motions.append(_with_joints(smooth_motion(raw, smooth), body))
+            advance(1)
+    return motions
+
+
+def _speaks(model: Model, body: BodyModel) -> bool:
+    """Whether the betas that the model was trained for are those of this body."""
+    return body.name.startswith(model.config.body)
+
+
+class _Person:
+    """One track on its way through the network.
+
+    A frame of the track that does not decode is stood in for by the next one that does, so that
+    windows keep their length, and is left out of the result.
+    """
+
+    def __init__(self, track: Track, model: Model, edges: Edges) -> None:
+        self.track = track
+        self.crop_boxes = square_boxes(track.boxes, scale=model.config.crop_scale)
+        self.windows = window_indices(track.frames, edges=edges)
+        self.last_needed = np.maximum.accumulate(self.windows.max(axis=1))
+        self.times: list[float] = []  # of the rows so far; nan for a frame that was lost
+        self.predictions: list[Prediction] = []
+        self.predicted = 0  # rows
+        self.features = torch.empty(0, model.config.feature_dim)
+        self.first = 0  # the row that features[0] belongs to
+
+    def crops(self, frame: Frame, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Cut the person out of a frame: a crop for each row of the track up to this frame."""
+        for row in range(len(self.times), int(np.searchsorted(self.track.frames, frame.index + 1))):
+            self.times.append(frame.time if self.track.frames[row] == frame.index else np.nan)
+            yield crop_image(frame.image, self.crop_boxes[row], size=size)
+
+    def add(self, features: torch.Tensor, model: Model, *, last: bool = False) -> None:
+        """Take the features (n, 2048) of the next rows; predict every row that is now complete.
+
+        After the last features, windows that still miss frames (a clip cut short) hold the last.
+        """
+        self.features = torch.cat([self.features, features])
+        known = self.first + len(self.features)
+        ready = known if last else int(np.searchsorted(self.last_needed, known))
+        if ready == self.predicted:
+            return
+        windows = np.minimum(self.windows[self.predicted : ready], known - 1)
+        self.predictions.append(model.predict(self.features, windows - self.first))
+        self.predicted = ready
+        first_needed = int(self.windows[ready:].min(initial=known))
+        self.features = self.features[first_needed - self.first :]
+        self.first = first_needed
+
+    def finish(self, model: Model) -> tuple[Track, NDArray[np.float64], Prediction]:
+        """Predict what is left; return track, times and predictions of the frames read."""
+        self.add(self.features[:0], model, last=True)
+        read = np.flatnonzero(np.isfinite(self.times))
+        values = (torch.cat(parts)[read] for parts in zip(*self.predictions, strict=True))
+        return self.track.select(read), np.array(self.times)[read], Prediction(*values)
+
+
+def _predict(
+    frames: Iterable[Frame],
+    tracks: Sequence[Track],
+    model: Model,
+    edges: Edges,
+    advance: Callable[[int], None],
+) -> list[tuple[Track, NDArray[np.float64], Prediction]]:
+    """Run crops, backbone, temporal encoder and regressor over the frames.
+
+    Return for each person who was read at all the track, the times (N,), s, and the predictions.
+    """
+    people: list[_Person] = []
+    crops: list[NDArray[np.uint8]] = []
+    owners: list[_Person] = []
+
+    def flush() -> None:
+        features = model.features(np.stack(crops))
+        owned = np.array([people.index(owner) for owner in owners])
+        for number, person in enumerate(people):
+            rows = np.flatnonzero(owned == number)
+            if len(rows):
+                person.add(features[rows], model)
+        advance(len(crops))
+        crops.clear()
+        owners.clear()
+
+    final = max((int(track.frames[-1]) for track in tracks), default=-1)
+    for frame in frames:
+        if frame.index > final:
+            break
+        if not people:
+            seen = [(track, track.frames >= frame.index) for track in tracks]
+            people = [_Person(t.select(rows), model, edges) for t, rows in seen if rows.any()]
+        for person in people:
+            for crop in person.crops(frame, model.config.crop_size):
+                crops.append(crop)
+                owners.append(person)
+        if len(crops) >= CROPS_AT_ONCE:
+            flush()
+    if crops:
+        flush()
+    return [person.finish(model) for person in people if np.isfinite(person.times).any()]
+
+
+def _motion(
+    predicted: tuple[Track, NDArray[np.float64], Prediction],
+    video: VideoInfo,
+    model: Model,
+    body: BodyModel,
+    focal_length: float | None,
+    shape: Shape,
+) -> Motion:
+    """Put one person's predictions into the image's camera frame; the joints are still missing."""
+    track, times, prediction = predicted
+    rotmats, betas, cam = (values.numpy() for values in prediction)
+    if not np.isfinite(rotmats).all():
+        raise WeightsError(
+            f"The weights {model.weights.path} give poses that are not numbers: they are damaged, "
+            "or too large for this precision (try --precision fp32)."
+        )
+    betas = betas if _speaks(model, body) else np.zeros_like(betas)
+    size = np.array([video.width, video.height], np.float64)
+    focal_length = focal_length or default_focal_length(size)
+    bboxes = square_boxes(track.boxes, scale=model.config.camera_scale)
+    transl = weak_to_perspective(cam, bboxes, focal_length=focal_length, principal_point=size / 2)
+    return Motion(
+        track_id=track.id,
+        body=body.name,
+        gender=body.gender,
+        weights=model.weights.name,
+        trained=model.weights.trained,
+        shape=shape,
+        fps=float(video.fps),
+        image_size=size,
+        focal_length=focal_length,
+        principal_point=size / 2,
+        frame_ids=track.frames,
+        times=times,
+        pose=matrix_to_axis_angle(rotmats).reshape(len(track), -1).astype(np.float32),
+        betas=trim_mean(betas, OUTLIERS, axis=0).astype(np.float32),
+        betas_per_frame=betas,
+        transl=transl.astype(np.float32),
+        cam=cam,
+        bboxes=bboxes,
+        joints3d=np.full((len(track), JOINTS, 3), np.nan, np.float32),
+        joints2d=np.full((len(track), JOINTS, 2), np.nan, np.float32),
+        scores=track.scores,
+        interpolated=track.interpolated,
+    )
+
+
+def _with_joints(motion: Motion, body: BodyModel) -> Motion:
+    """Compute the joints that the motion's own parameters give."""
+    joints3d = body.joints(motion.pose, motion.posed_betas)
+    joints2d = project(
+        joints3d + motion.transl[:, None],
+        focal_length=motion.focal_length,
+        principal_point=motion.principal_point,
+    )
+    return replace(motion, joints3d=joints3d, joints2d=joints2d.astype(np.float32))

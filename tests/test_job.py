@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import trimesh
+from clips import make_clip, truncate
+from fake_model import FakeModel
+from filelock import FileLock
+
+from mpsnet_cli import job
+from mpsnet_cli.body import load_body
+from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.job import Arguments, run_clip
+from mpsnet_cli.motion import Motion
+from mpsnet_cli.progress import Reporter
+from mpsnet_cli.video import probe
+
+FULL = Arguments(boxes="full", renderer="cpu")
+BODY = load_body("free-1")
+
+
+def run(
+    path: Path, out: Path, arguments: Arguments = FULL, *, overwrite: bool = False
+) -> tuple[Path, dict[str, Any], Reporter]:
+    report = Reporter()
+    folder, manifest = run_clip(
+        probe(path),
+        out,
+        arguments,
+        model=FakeModel(),  # type: ignore[arg-type]
+        body=BODY,
+        overwrite=overwrite,
+        report=report,
+    )
+    return folder, manifest, report
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return make_clip(tmp_path / "clip.mp4", frames=12, size=(96, 128), audio="aac")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_a_result_is_complete(clip: Path, out: Path) -> None:
+    folder, manifest, _ = run(clip, out)
+    assert folder == out / "clip"
+    meshes = {f"meshes/person_01/{index:06d}.obj" for index in range(12)}
+    assert files(out) == {
+        f"clip/{name}" for name in ("clip.json", "person_01.npz", "overlay.mp4", *meshes)
+    }
+    assert manifest == json.loads((folder / "clip.json").read_text())
+    assert manifest["complete"]
+    assert manifest["frames"] == 12
+    assert manifest["people"] == [
+        {
+            "id": 1,
+            "file": "person_01.npz",
+            "frames": 12,
+            "first_frame": 0,
+            "last_frame": 11,
+            "interpolated": 0,
+            "mean_score": 1.0,
+        }
+    ]
+    motion = Motion.load(folder / "person_01.npz")
+    mesh = trimesh.load(folder / "meshes" / "person_01" / "000005.obj", process=False)
+    vertices = BODY(motion.pose[5:6], motion.posed_betas[5:6])[0][0] + motion.transl[5]
+    assert np.abs(mesh.vertices * [1, -1, -1] - vertices).max() < 1e-4
+    with av.open(str(folder / "overlay.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 12
+        assert container.streams.audio
+
+
+def test_parts_can_be_left_out(clip: Path, out: Path) -> None:
+    folder, manifest, _ = run(clip, out, replace(FULL, overlay=False, mesh_every=5, end=0.3))
+    names = {f"meshes/person_01/{index:06d}.obj" for index in (0, 5)}
+    assert files(folder) == {"clip.json", "person_01.npz", *names}
+    assert manifest["overlay"] is None
+    assert manifest["frames"] == 8
+    folder, _, _ = run(clip, out, replace(FULL, meshes=False), overwrite=True)
+    assert files(folder) == {"clip.json", "person_01.npz", "overlay.mp4"}
+
+
+def test_a_finished_result_is_left_alone(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first, _ = run(clip, out)
+    monkeypatch.setattr(job, "reconstruct", None)  # calling it would fail
+    moved = clip.rename(clip.with_name("moved")) and shutil.move(clip.with_name("moved"), clip)
+    assert run(Path(moved), out)[1] == first
+
+
+def test_a_different_job_needs_overwrite(clip: Path, out: Path) -> None:
+    run(clip, out)
+    before = files(out)
+    with pytest.raises(OutputError, match=r"another arguments.*--overwrite"):
+        run(clip, out, replace(FULL, smooth=0.5))
+    assert files(out) == before
+    _, manifest, _ = run(clip, out, replace(FULL, smooth=0.5, meshes=False), overwrite=True)
+    assert manifest["arguments"]["smooth"] == 0.5
+    assert files(out) == {"clip/clip.json", "clip/person_01.npz", "clip/overlay.mp4"}
+    make_clip(clip, frames=3)
+    with pytest.raises(OutputError, match="another input"):
+        run(clip, out, replace(FULL, smooth=0.5, meshes=False))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_someone_else_is_never_touched(clip: Path, out: Path, overwrite: bool) -> None:
+    (out / "clip").mkdir(parents=True)
+    (out / "clip" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="no result of this version"):
+        run(clip, out, overwrite=overwrite)
+    assert files(out) == {"clip/thesis.txt"}
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_is_continued(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_overlay", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, out)
+    assert not (out / "clip").exists()
+    assert files(out) == {".clip.part/state.json", ".clip.part/person_01.npz"}
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "reconstruct", None)
+        folder, manifest, report = run(clip, out)
+    assert manifest["complete"]
+    assert "is continued" in report.warnings[0]
+    assert not (out / ".clip.part").exists()
+    again, _, _ = run(clip, out.with_name("fresh"))
+    assert np.load(again / "person_01.npz")["pose"].tobytes() == (
+        np.load(folder / "person_01.npz")["pose"].tobytes()
+    )
+
+
+def test_an_interrupted_run_of_another_job_is_not_continued(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_overlay", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, out)
+    _, _, report = run(clip, out, replace(FULL, end=0.3))
+    assert not report.warnings
+    assert Motion.load(out / "clip" / "person_01.npz").frame_ids.tolist() == list(range(8))
+
+
+def test_an_early_failure_leaves_nothing(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "reconstruct", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(clip, out)
+    assert files(out) == set()
+
+
+def test_a_full_disk_is_an_output_error(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Motion, "save", full)
+    with pytest.raises(OutputError, match=r"cannot be written to .*clip: No space left"):
+        run(clip, out)
+    assert files(out) == set()
+
+
+def test_an_output_folder_that_is_a_file(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(clip, tmp_path / "file")
+
+
+def test_two_runs_at_once(clip: Path, out: Path) -> None:
+    out.mkdir()
+    with FileLock(out / ".clip.lock"), pytest.raises(OutputError, match="another run"):
+        run(clip, out)
+    run(clip, out)
+
+
+def test_nobody_gives_a_valid_manifest(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_tracks", lambda *_: [])
+    folder, manifest, _ = run(clip, out)
+    assert manifest["people"] == []
+    assert manifest["overlay"] is manifest["meshes"] is None
+    assert files(folder) == {"clip.json"}
+
+
+def test_a_truncated_clip_is_partial(tmp_path: Path, out: Path) -> None:
+    path = make_clip(
+        tmp_path / "cut.mp4",
+        frames=50,
+        size=(320, 240),
+        container_options={"movflags": "faststart"},
+    )
+    truncate(path, 0.8)
+    folder, manifest, report = run(path, out)
+    assert not manifest["complete"]
+    assert report.losses
+    count = manifest["people"][0]["frames"]
+    assert 0 < count < 50
+    assert len(Motion.load(folder / "person_01.npz")) == count
+
+
+@pytest.mark.parametrize("frames", [1, 3, 15])
+def test_short_clips(tmp_path: Path, out: Path, frames: int) -> None:
+    path = make_clip(tmp_path / "short.mp4", frames=frames)
+    assert run(path, out)[1]["people"][0]["frames"] == frames
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", "ünïcode 人.mp4", "quo'te\".mp4", "-dash.mp4", "100%d.mp4", "..mp4"]
+)
+def test_odd_names(tmp_path: Path, out: Path, name: str) -> None:
+    path = make_clip(tmp_path / name, frames=2)
+    folder, manifest, _ = run(path, out)
+    assert folder.parent == out
+    assert folder.name in name
+    assert manifest["overlay"]
+    assert (folder / "overlay.mp4").is_file()
+
+
+def test_a_missing_boxes_file(clip: Path, out: Path) -> None:
+    with pytest.raises(InputError, match="no boxes file"):
+        run(clip, out, replace(FULL, boxes="nowhere.csv"))
