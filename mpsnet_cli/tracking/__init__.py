@@ -1,0 +1,52 @@
+"""Who is where in a clip: detection and association give tracklets, refinement one track a person.
+
+    tracks = find_people(frames, Detector("yolo11n.pt"), report=report)
+
+or, given by the user, `read_boxes` and `full_frame_track`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mpsnet_cli.motion import Track
+from mpsnet_cli.progress import Reporter
+from mpsnet_cli.tracking.association import PeopleFinder, Tracker, associate
+from mpsnet_cli.tracking.boxes import full_frame_track, read_boxes
+from mpsnet_cli.tracking.detector import DEFAULT_DETECTOR, Detector, find_detector
+from mpsnet_cli.tracking.refine import MIN_FRAMES, choose_people, refine_tracks
+from mpsnet_cli.video import Frame
+
+__all__ = [
+    "DEFAULT_DETECTOR",
+    "MIN_FRAMES",
+    "Detector",
+    "Tracker",
+    "choose_people",
+    "find_detector",
+    "find_people",
+    "full_frame_track",
+    "read_boxes",
+]
+
+
+def find_people(
+    frames: Iterable[Frame],
+    detector: PeopleFinder,
+    *,
+    tracker: Tracker = "bytetrack",
+    min_frames: int = MIN_FRAMES,
+    max_people: int | None = None,
+    people: Sequence[int] = (),
+    total: int | None = None,
+    report: Reporter,
+) -> list[Track]:
+    """Find the people in `total` frames of a clip, one track for each; a few frames are held.
+
+    See `refine_tracks` for what becomes a track and its id, and `choose_people` for `max_people`
+    and `people`.
+    """
+    with report.stage("detect", total=total) as advance:
+        tracklets, clip_frames = associate(frames, detector, tracker=tracker, advance=advance)
+    tracks = refine_tracks(tracklets, clip_frames, min_frames=min_frames, report=report)
+    return choose_people(tracks, max_people=max_people, people=people)

@@ -1,0 +1,206 @@
+"""People in single images: an ultralytics YOLO network, fed in batches.
+
+Only ultralytics' network definitions, checkpoint reader, downloads and non-maximum suppression are
+used: its predictor looks at one image at a time, and a third as fast. Importing ultralytics looks
+for a network, writes settings and changes global switches; `quiet_ultralytics` keeps the writing in
+our cache folder and puts the switches back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+
+from mpsnet_cli.errors import WeightsError
+from mpsnet_cli.model.inference import DTYPES, Precision, resolve_device, resolve_precision
+
+DEFAULT_DETECTOR = "yolo11n.pt"
+LONG_SIDE = 640  # px, longer side of the network's input; what official models are trained at
+STRIDE = 32  # px, both sides of the network's input are multiples of it
+PADDING = 114  # grey level around the image, as in training
+BATCH = 8  # images that go through the network at once; more gains nothing on a CPU
+MIN_SCORE = 0.1  # ByteTrack's second association looks at scores down to this
+NMS_IOU = 0.7  # ultralytics' default
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The people found in one image, the most certain first."""
+
+    boxes: NDArray[np.float32]  # (N, 4) x1, y1, x2, y2, px, within the image
+    scores: NDArray[np.float32]  # (N,) 0..1
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Detector:
+    """Find people with a YOLO detection network.
+
+    `weights` is a .pt file, or the name of an official model, which ultralytics downloads once into
+    our cache folder. `device` and `precision` are as for `Model`; half precision moves boxes by up
+    to half a pixel. Raises WeightsError if there is no such file, it holds anything but network
+    layers, or it is no detector that knows people.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = DEFAULT_DETECTOR,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.device = resolve_device(str(device))
+        self.dtype = DTYPES[resolve_precision(precision, self.device)]
+        self.path = find_detector(weights)
+        network = _load_network(self.path)
+        self._person = next(i for i, name in network.names.items() if name == "person")
+        self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
+        # Box sides are an expectation over bins, added to positions of up to 640 px: bfloat16 would
+        # round them to several pixels, so decoding stays in float32.
+        decoder = network.model[-1].dfl.float()
+        decoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Return the people in each of the RGB images (H, W, 3), all of one size."""
+        from ultralytics.utils.nms import non_max_suppression
+
+        batch, (left, top, inner_width, inner_height) = _letterbox(images)
+        pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
+        found = non_max_suppression(
+            self._network(pixels)[0],
+            MIN_SCORE,
+            NMS_IOU,
+            classes=[self._person],
+            nc=len(self._network.names),
+            end2end=self._network.end2end,
+            max_time_img=60,  # s; past the default of 50 ms the rest of the batch comes back empty
+        )
+        height, width = images[0].shape[:2]
+        offset = np.array([left, top, left, top], np.float32)
+        scale = np.array([width / inner_width, height / inner_height] * 2, np.float32)
+        rows = [image_rows.float().cpu().numpy() for image_rows in found]
+        return [
+            Detections(
+                ((row[:, :4] - offset) * scale).clip(0, np.array([width, height] * 2, np.float32)),
+                row[:, 4],
+            )
+            for row in rows
+        ]
+
+
+def _letterbox(
+    images: Sequence[NDArray[np.uint8]],
+) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+    """Fit images (H, W, 3) of one size into the smallest input that keeps their shape.
+
+    Return the batch (N, h, w, 3) and where in it the images lie: left, top, width, height, px.
+    """
+    height, width = images[0].shape[:2]
+    scale = LONG_SIDE / max(height, width)
+    inner_width, inner_height = (max(1, round(side * scale)) for side in (width, height))
+    outer_width, outer_height = (-(-s // STRIDE) * STRIDE for s in (inner_width, inner_height))
+    left, top = (outer_width - inner_width) // 2, (outer_height - inner_height) // 2
+    batch = np.full((len(images), outer_height, outer_width, 3), PADDING, np.uint8)
+    for canvas, image in zip(batch, images, strict=True):
+        cv2.resize(
+            image,
+            (inner_width, inner_height),
+            dst=canvas[top : top + inner_height, left : left + inner_width],
+        )
+    return batch, (left, top, inner_width, inner_height)
+
+
+def find_detector(weights: str | Path) -> Path:
+    """Return the file of `weights`: a path, or an official model's name, downloaded if need be."""
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    with quiet_ultralytics():
+        from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+        name = str(weights)
+        if name not in GITHUB_ASSETS_NAMES:
+            raise WeightsError(
+                f"There is no detector {weights}: pass a .pt file or the name of an official YOLO "
+                f"model, such as {DEFAULT_DETECTOR}."
+            )
+        cached = platformdirs.user_cache_path("mpsnet-cli") / "detectors" / name
+        if not cached.is_file():
+            try:
+                attempt_download_asset(cached, retry=0)
+            except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
+                raise WeightsError(
+                    f"The detector {name} could not be downloaded: put the file, from "
+                    f"https://github.com/ultralytics/assets/releases, at {cached}, pass another "
+                    "with --detector, or give the people's boxes with --boxes."
+                ) from error
+    return cached
+
+
+def _load_network(path: Path) -> Any:
+    """Build the network (ultralytics' DetectionModel, fused, float32) that a checkpoint holds.
+
+    A .pt file is a pickle, and a pickle can run anything. This one is read by torch's restricted
+    unpickler, which makes nothing but the network layers on ultralytics' list.
+    """
+    with quiet_ultralytics(), tempfile.TemporaryDirectory() as folder:
+        from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+
+        try:
+            # Under a plain name, as ultralytics drops apostrophes from paths, takes yolov5n for
+            # yolov5nu, and goes online for what it then does not find.
+            copy = shutil.copyfile(path, Path(folder) / "detector.pt")
+            checkpoint, _ = torch_safe_load(copy, safe_only=True)
+            network = checkpoint.get("ema") or checkpoint["model"]
+        except Exception as error:  # a damaged or hostile file can raise anything
+            refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
+            why = f"it would run {refused[1]}" if refused else "it is damaged or of another kind"
+            raise WeightsError(
+                f"The detector {path} cannot be opened: {why}. Use a YOLO .pt file of ultralytics."
+            ) from error
+        if type(network) is not DetectionModel or "person" not in network.names.values():
+            raise WeightsError(
+                f"{path} does not detect people: use a YOLO detection model with a class 'person'."
+            )
+        network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
+        return network.float().fuse(verbose=False).eval()
+
+
+@contextmanager
+def quiet_ultralytics() -> Iterator[None]:
+    """Import or call ultralytics without its side effects on the process and the user's folders."""
+    environment = {
+        "YOLO_CONFIG_DIR": str(platformdirs.user_cache_path("mpsnet-cli")),
+        "YOLO_OFFLINE": "true",  # no look-ups and analytics; a failed download is not tried again
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),  # it would set 1
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    threads = cv2.getNumThreads()
+    os.environ.update(environment)
+    try:
+        with np.printoptions():
+            yield
+    finally:
+        cv2.setNumThreads(threads)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
