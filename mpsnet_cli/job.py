@@ -24,10 +24,11 @@ from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.export.obj import write_obj_sequence
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Shape, Track
-from mpsnet_cli.pipeline import DEFAULT_SMOOTHING, reconstruct
+from mpsnet_cli.pipeline import reconstruct
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.render import Renderer, RendererName, make_renderer
 from mpsnet_cli.render.overlay import View, write_overlay
+from mpsnet_cli.smoothing import DEFAULT_STRENGTH
 from mpsnet_cli.tracking import (
     DEFAULT_DETECTOR,
     MIN_FRAMES,
@@ -62,7 +63,7 @@ class Arguments:
     max_people: int | None = None
     people: tuple[int, ...] = ()
     focal_length: float | None = None  # px
-    smooth: float = DEFAULT_SMOOTHING
+    smooth: float = DEFAULT_STRENGTH
     shape: Shape = "person"
     edges: Edges = "hold"
     overlay: bool = True
@@ -255,6 +256,7 @@ def _tracks(video: VideoInfo, arguments: Arguments, model: Model, report: Report
         min_frames=arguments.min_frames,
         max_people=arguments.max_people,
         people=arguments.people,
+        total=len(video.frame_range(arguments.start, arguments.end)),
         report=report,
     )
 

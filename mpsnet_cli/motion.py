@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,7 +143,7 @@ class Motion:
                 raise ValueError("it is not an .npz archive")
             with np.load(path, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path} is not a readable motion file: {error}.") from error
         found = str(arrays.pop("format", "no format key"))
         if found != FORMAT:

@@ -31,14 +31,13 @@ from mpsnet_cli.model.inference import Model
 from mpsnet_cli.model.regressor import Prediction
 from mpsnet_cli.motion import JOINTS, Motion, Shape, Track
 from mpsnet_cli.progress import Reporter
-from mpsnet_cli.smoothing import smooth_motion
+from mpsnet_cli.smoothing import DEFAULT_STRENGTH, smooth_motion
 from mpsnet_cli.tracking import Detector, find_people
 from mpsnet_cli.video import Frame, VideoInfo, probe, read_frames
 from mpsnet_cli.windows import Edges, window_indices
 
 CROPS_AT_ONCE = 64  # crops gathered over people and frames before the backbone runs
 OUTLIERS = 0.25  # share of frames at either end that the mean shape ignores
-DEFAULT_SMOOTHING = 0.0
 
 
 def reconstruct(
@@ -50,7 +49,7 @@ def reconstruct(
     start: float | None = None,
     end: float | None = None,
     focal_length: float | None = None,
-    smooth: float = DEFAULT_SMOOTHING,
+    smooth: float = DEFAULT_STRENGTH,
     shape: Shape = "person",
     edges: Edges = "hold",
     report: Reporter | None = None,
@@ -66,8 +65,12 @@ def reconstruct(
     video = video if isinstance(video, VideoInfo) else probe(Path(video))
     body = body or load_body(device=model.device)
     if tracks is None:
-        frames = read_frames(video, start=start, end=end, report=report)
-        tracks = find_people(frames, Detector(device=model.device), report=report)
+        tracks = find_people(
+            read_frames(video, start=start, end=end, report=report),
+            Detector(device=model.device, precision=model.precision),
+            total=len(video.frame_range(start, end)),
+            report=report,
+        )
     with report.stage("reconstruct", total=sum(len(track) for track in tracks)) as advance:
         people = _predict(
             read_frames(video, start=start, end=end, report=report), tracks, model, edges, advance

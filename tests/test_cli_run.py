@@ -213,7 +213,7 @@ def test_hostile_and_wrong_files_get_one_sentence(untrained: Path, tmp_path: Pat
 
 
 def test_the_whole_command(untrained: Path, tmp_path: Path) -> None:
-    """One short clip through the real network, with the first and last word on stderr and stdout."""
+    """One short clip through the real network, as a user would start it."""
     clip = make_clip(tmp_path / "clip.mp4", frames=3, size=(64, 96), audio="aac")
     command = [sys.executable, "-m", "mpsnet_cli", "run", "--out", "out", "--boxes", "full"]
     command += ["--weights", str(untrained), "--json", "--view", "all", "--", str(clip)]

@@ -53,9 +53,8 @@ def run(
         Path("clip"), *SIZE, Fraction(25), 2000, 0, has_audio=False, is_vfr=False, duration=80.0
     )
     model, report = FakeModel(), Reporter()
-    motions = reconstruct(
-        video, model, body=load_body("free-1"), tracks=tracks, report=report, **arguments
-    )  # type: ignore[arg-type]
+    arguments = {"smooth": 0.0, "body": load_body("free-1"), **arguments}
+    motions = reconstruct(video, model, tracks=tracks, report=report, **arguments)  # type: ignore[arg-type]
     return motions, model, report
 
 

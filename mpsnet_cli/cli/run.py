@@ -76,9 +76,9 @@ SECONDS = click.FloatRange(min=0)
 @click.option(
     "--smooth",
     type=click.FloatRange(0, 1),
-    default=0.0,
+    default=0.1,
     show_default=True,
-    help="Smoothing over time.",
+    help="Smoothing over time; 0: none.",
 )
 @click.option(
     "--shape",
