@@ -1,0 +1,1 @@
+"""Synthetic people: recorded motions, dressed bodies, pictures with exact ground truth."""
