@@ -90,6 +90,10 @@ def stages(clip: Path, weights: Path, detector: str, count: int) -> dict[str, Ca
             for frame in frames:
                 writer.write(frame.image, frame.time)
 
+    def write_meshes() -> None:
+        with report.stage("meshes") as advance:
+            write_obj_sequence(scratch / "meshes", motion, body, advance=advance)
+
     def draw() -> None:
         for row, mesh in zip(rows, vertices, strict=True):
             image = images[int(motion.frame_ids[row])]
@@ -111,7 +115,7 @@ def stages(clip: Path, weights: Path, detector: str, count: int) -> dict[str, Ca
         "body": lambda: list(camera_vertices(motion, body, rows)),
         "render": draw,
         "encode": encode,
-        "obj": lambda: write_obj_sequence(scratch / "meshes", motion, body, report=report),
+        "obj": write_meshes,
     }
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from mpsnet_cli._version import __version__
 from mpsnet_cli.body import BodyModel
 from mpsnet_cli.errors import InputError, OutputError
-from mpsnet_cli.export.obj import write_obj_sequence
+from mpsnet_cli.export.obj import mesh_count, write_obj_sequence
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Shape, Track
 from mpsnet_cli.pipeline import reconstruct
@@ -285,14 +285,12 @@ def _draw(
             report=report,
         )
     if arguments.meshes and wanted:
-        for motion in motions:
-            write_obj_sequence(
-                part / "meshes" / motion.name,
-                motion,
-                body,
-                every=arguments.mesh_every,
-                report=report,
-            )
+        every = arguments.mesh_every
+        total = sum(mesh_count(motion, every=every) for motion in motions)
+        with report.stage("meshes", total=total) as advance:
+            for motion in motions:
+                folder = part / "meshes" / motion.name
+                write_obj_sequence(folder, motion, body, every=every, advance=advance)
     return {
         "overlay": OVERLAY if arguments.overlay and wanted else None,
         "meshes": "meshes" if arguments.meshes and wanted else None,

@@ -67,13 +67,16 @@ def test_half_precision_moves_boxes_by_less_than_a_pixel(detector, images, yolo)
         assert np.abs(half.boxes - box).max(axis=1).min() < 1
 
 
-@pytest.mark.parametrize(("height", "width"), [(480, 640), (77, 1003), (900, 31), (1, 1)])
-def test_letterbox_keeps_the_shape_in_multiples_of_32(height, width):
+@pytest.mark.parametrize(
+    ("height", "width", "longest"),
+    [(480, 640, 640), (77, 1003, 640), (900, 31, 640), (496, 518, 518), (1, 1, 512)],
+)
+def test_letterbox_keeps_the_shape_in_multiples_of_32(height, width, longest):
     image = np.full((height, width, 3), 255, np.uint8)
     batch, (left, top, inner_width, inner_height) = module._letterbox([image, image])
     assert batch.shape[0] == 2
     assert batch.shape[1] % 32 == batch.shape[2] % 32 == 0
-    assert max(inner_width, inner_height) == 640
+    assert max(inner_width, inner_height) == longest
     assert abs(inner_width * height - inner_height * width) <= max(height, width)
     assert (batch[1] == 255).all(axis=2).sum() == inner_width * inner_height
     assert (batch[1, top : top + inner_height, left : left + inner_width] == 255).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from mpsnet_cli.body import BodyModel
 from mpsnet_cli.errors import OutputError
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.posing import camera_vertices
-from mpsnet_cli.progress import Reporter
 
 DECIMALS = 5  # of a metre: 10 µm
 Y_UP = np.array([1, -1, -1], np.float32)  # the camera frame, turned the way OBJ readers expect
@@ -20,7 +20,12 @@ HEADER = b"# mpsnet-cli: metres, y up, camera at the origin looking along -z\n"
 
 
 def write_obj_sequence(
-    folder: Path, motion: Motion, body: BodyModel, *, every: int = 1, report: Reporter
+    folder: Path,
+    motion: Motion,
+    body: BodyModel,
+    *,
+    every: int = 1,
+    advance: Callable[[int], None],
 ) -> None:
     """Write a person's meshes as `folder`/000000.obj, …, named by source frame index.
 
@@ -33,7 +38,7 @@ def write_obj_sequence(
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _write_files(part, motion, body, every, report)
+        _write_files(part, motion, body, every, advance)
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
@@ -46,16 +51,24 @@ def write_obj_sequence(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def mesh_count(motion: Motion, *, every: int = 1) -> int:
+    """Count the meshes that `write_obj_sequence` writes."""
+    return len(_rows(motion, every))
+
+
+def _rows(motion: Motion, every: int) -> NDArray[np.int64]:
+    return np.flatnonzero(motion.frame_ids % every == 0)
+
+
 def _write_files(
-    folder: Path, motion: Motion, body: BodyModel, every: int, report: Reporter
+    folder: Path, motion: Motion, body: BodyModel, every: int, advance: Callable[[int], None]
 ) -> None:
-    rows = np.flatnonzero(motion.frame_ids % every == 0)
+    rows = _rows(motion, every)
     faces = b"s 1\n" + b"".join(b"f %d %d %d\n" % tuple(face) for face in (body.faces + 1).tolist())
-    with report.stage("meshes", total=len(rows)) as advance:
-        for row, vertices in zip(rows, camera_vertices(motion, body, rows), strict=True):
-            content = HEADER + vertex_lines(vertices * Y_UP) + faces
-            (folder / f"{motion.frame_ids[row]:06d}.obj").write_bytes(content)
-            advance(1)
+    for row, vertices in zip(rows, camera_vertices(motion, body, rows), strict=True):
+        content = HEADER + vertex_lines(vertices * Y_UP) + faces
+        (folder / f"{motion.frame_ids[row]:06d}.obj").write_bytes(content)
+        advance(1)
 
 
 def vertex_lines(vertices: NDArray[np.float32]) -> bytes:

@@ -28,7 +28,8 @@ from mpsnet_cli.errors import WeightsError
 from mpsnet_cli.model.inference import DTYPES, Precision, resolve_device, resolve_precision
 
 DEFAULT_DETECTOR = "yolo11n.pt"
-LONG_SIDE = 640  # px, longer side of the network's input; what official models are trained at
+LONG_SIDES = (512, 640)  # px, least and most for the longer side of the network's input: official
+# models are trained at 640, and enlarging a smaller image to that costs time and adds no detail
 STRIDE = 32  # px, both sides of the network's input are multiples of it
 PADDING = 114  # grey level around the image, as in training
 BATCH = 8  # images that go through the network at once; more gains nothing on a CPU
@@ -111,7 +112,8 @@ def _letterbox(
     Return the batch (N, h, w, 3) and where in it the images lie: left, top, width, height, px.
     """
     height, width = images[0].shape[:2]
-    scale = LONG_SIDE / max(height, width)
+    longest = max(height, width)
+    scale = min(max(longest, LONG_SIDES[0]), LONG_SIDES[1]) / longest
     inner_width, inner_height = (max(1, round(side * scale)) for side in (width, height))
     outer_width, outer_height = (-(-s // STRIDE) * STRIDE for s in (inner_width, inner_height))
     left, top = (outer_width - inner_width) // 2, (outer_height - inner_height) // 2
