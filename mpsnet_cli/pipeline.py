@@ -160,10 +160,9 @@ def _predict(
 
     def flush() -> None:
         features = model.features(np.stack(crops))
-        owned = np.array([people.index(owner) for owner in owners])
-        for number, person in enumerate(people):
-            rows = np.flatnonzero(owned == number)
-            if len(rows):
+        for person in people:
+            rows = [row for row, owner in enumerate(owners) if owner is person]
+            if rows:
                 person.add(features[rows], model)
         advance(len(crops))
         crops.clear()

@@ -127,13 +127,6 @@ def test_walkers_of_a_real_clip_are_found(shared):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_dancer_is_one_person_throughout(shared):
-    (track,) = _people(shared, "dancer.avi")
-    assert len(track) >= 0.99 * 1571
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["bytetrack", "botsort"])
 def test_pedestrians_keep_their_ids(shared, tracker):
     tracks = _people(shared, "pedestrians.avi", end=20, tracker=tracker)

@@ -117,7 +117,7 @@ def pull_official(*, url: str = ARCHIVE_URL, overwrite: bool = False, quiet: boo
         import gdown
     except ImportError as error:
         raise WeightsError(
-            "Downloading needs gdown: install it with `pip install 'mpsnet-cli[pull]'`."
+            "Downloading needs gdown: install it with `pip install gdown`."
         ) from error
 
     output = user_folder() / OFFICIAL.file
