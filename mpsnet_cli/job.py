@@ -103,8 +103,11 @@ def run_clip(
         "people_from": _people_source(arguments),
     }
     folder = out / _folder_name(path)
-    with _working_folder(folder) as part:
+    with _working_folder(folder, report) as part:
         if finished := _finished(folder, identity, overwrite=overwrite):
+            report.warn(
+                f"{folder} is finished already and left as it is; --overwrite does it anew."
+            )
             return folder, finished
         renderer = make_renderer(arguments.renderer, body.faces, report=report)
         motions = _motions(part, video, identity, arguments, model, body, report)
@@ -149,7 +152,7 @@ def _folder_name(path: Path) -> str:
 
 
 @contextmanager
-def _working_folder(folder: Path) -> Iterator[Path]:
+def _working_folder(folder: Path, report: Reporter) -> Iterator[Path]:
     """Lock a result and give the folder to work in; a failure leaves only what can be resumed.
 
     Errors of the file system become OutputError.
@@ -162,7 +165,9 @@ def _working_folder(folder: Path) -> Iterator[Path]:
             try:
                 yield part
             finally:
-                if part.is_dir() and not (part / STATE).exists():
+                if (part / STATE).exists():
+                    report.warn(f"{part} keeps the motions: the same command goes on from there.")
+                elif part.is_dir():
                     shutil.rmtree(part)
                 lock.unlink(missing_ok=True)
     except Timeout as error:

@@ -39,6 +39,7 @@ class Wired:
             "weights": {"name": "w"},
             "body": {"name": "free-1"},
             "seconds": {"detect": 1.25},
+            "frames": 10,
             "frames_per_second": 8.0,
             "overlay": "overlay.mp4",
             "meshes": None,

@@ -290,7 +290,7 @@ def test_pull_says_what_to_do_without_a_network(server: tuple[str, Path]) -> Non
 
 def test_pull_needs_gdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
-    with pytest.raises(WeightsError, match=r"pip install 'mpsnet-cli\[pull\]'"):
+    with pytest.raises(WeightsError, match=r"pip install gdown"):
         pull_official(quiet=True)
 
 
