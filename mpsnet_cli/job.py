@@ -105,9 +105,7 @@ def run_clip(
     folder = out / _folder_name(path)
     with _working_folder(folder, report) as part:
         if finished := _finished(folder, identity, overwrite=overwrite):
-            report.warn(
-                f"{folder} is finished already and left as it is; --overwrite does it anew."
-            )
+            report.warn(f"{folder} is finished already and left alone; --overwrite does it anew.")
             return folder, finished
         renderer = make_renderer(arguments.renderer, body.faces, report=report)
         motions = _motions(part, video, identity, arguments, model, body, report)

@@ -166,10 +166,8 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
 
     table = Table(title=str(folder), title_justify="left", show_header=False)
     video, people = manifest["video"], manifest["people"]
-    table.add_row(
-        "clip",
-        f"{video['width']}×{video['height']}, {manifest['frames']} of {video['frame_count']} frames",
-    )
+    frames = f"{manifest['frames']} of {video['frame_count']} frames"
+    table.add_row("clip", f"{video['width']}×{video['height']}, {frames}")
     table.add_row("weights", manifest["weights"]["name"])
     table.add_row("body", manifest["body"]["name"])
     for person in people:
