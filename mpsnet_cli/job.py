@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ FORMAT = "mpsnet-clip/1"
 MANIFEST = "clip.json"
 STATE = "state.json"  # in an unfinished folder: what it is the beginning of
 OVERLAY = "overlay.mp4"
+MESHES = "meshes"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def run_clip(
     run, or holds the result of a different job and `overwrite` is False.
     """
     path = video.path
+    frames = len(video.frame_range(arguments.start, arguments.end))
     identity = {
         "tool": {"name": "mpsnet-cli", "version": __version__},
         "input": {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)},
@@ -100,7 +102,7 @@ def run_clip(
             "trained": model.weights.trained,
         },
         "body": {"name": body.name, "sha256": body.sha256},
-        "people_from": _people_source(arguments),
+        "detector": _detector_facts(arguments),
     }
     folder = out / _folder_name(path)
     with _working_folder(folder, report) as part:
@@ -111,16 +113,15 @@ def run_clip(
         motions = _motions(part, video, identity, arguments, model, body, report)
         files = _draw(part, video, motions, arguments, body, renderer, report)
         seconds = sum(report.seconds.values())
-        frames = len(video.frame_range(arguments.start, arguments.end))
         manifest = {
             "format": FORMAT,
             **identity,
             "video": _video_facts(video),
             "device": {"name": str(model.device), "precision": model.precision},
             "complete": not report.losses,
-            "people": [_person_facts(motion) for motion in motions],
-            **files,
             "frames": frames,
+            "people": [_person_facts(motion, meshes=files["meshes"]) for motion in motions],
+            **files,
             "seconds": {name: round(value, 3) for name, value in report.seconds.items()},
             "frames_per_second": round(frames / seconds, 2),
             "warnings": report.warnings,
@@ -131,8 +132,8 @@ def run_clip(
     return folder, manifest
 
 
-def _people_source(arguments: Arguments) -> dict[str, str]:
-    """Identify the detector or the boxes file."""
+def _detector_facts(arguments: Arguments) -> dict[str, str]:
+    """Identify the detector, or the boxes that take its place."""
     if arguments.boxes == "full":
         return {"boxes": "full"}
     if arguments.boxes:
@@ -141,7 +142,7 @@ def _people_source(arguments: Arguments) -> dict[str, str]:
             raise InputError(f"There is no boxes file {boxes}: check the name.")
         return {"boxes": boxes.name, "sha256": file_sha256(boxes)}
     detector = find_detector(arguments.detector)
-    return {"detector": detector.name, "sha256": file_sha256(detector)}
+    return {"name": detector.name, "sha256": file_sha256(detector)}
 
 
 def _folder_name(path: Path) -> str:
@@ -167,7 +168,8 @@ def _working_folder(folder: Path, report: Reporter) -> Iterator[Path]:
                     report.warn(f"{part} keeps the motions: the same command goes on from there.")
                 elif part.is_dir():
                     shutil.rmtree(part)
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows keeps a file that is open
+                    lock.unlink()
     except Timeout as error:
         raise OutputError(
             f"{folder} is being written by another run: wait for it, or pass another --out."
@@ -222,6 +224,9 @@ def _motions(
         report.warn("An interrupted run is continued: its motions are taken up.")
         for sentence in state["losses"]:
             report.lose(sentence)
+        for path in part.iterdir():
+            if path.is_dir():  # what was being drawn
+                shutil.rmtree(path)
         return [Motion.load(part / name) for name in state["motions"]]
     shutil.rmtree(part, ignore_errors=True)
     motions = reconstruct(
@@ -292,11 +297,11 @@ def _draw(
         total = sum(mesh_count(motion, every=every) for motion in motions)
         with report.stage("meshes", total=total) as advance:
             for motion in motions:
-                folder = part / "meshes" / motion.name
+                folder = part / MESHES / motion.name
                 write_obj_sequence(folder, motion, body, every=every, advance=advance)
     return {
         "overlay": OVERLAY if arguments.overlay and wanted else None,
-        "meshes": "meshes" if arguments.meshes and wanted else None,
+        "meshes": MESHES if arguments.meshes and wanted else None,
     }
 
 
@@ -314,10 +319,11 @@ def _video_facts(video: VideoInfo) -> dict[str, Any]:
     }
 
 
-def _person_facts(motion: Motion) -> dict[str, Any]:
+def _person_facts(motion: Motion, *, meshes: str | None) -> dict[str, Any]:
     return {
         "id": motion.track_id,
         "file": f"{motion.name}.npz",
+        "meshes": meshes and f"{meshes}/{motion.name}",
         "frames": len(motion),
         "first_frame": int(motion.frame_ids[0]),
         "last_frame": int(motion.frame_ids[-1]),

@@ -139,9 +139,19 @@ def test_exit_codes(
     assert sentence in result.stderr
 
 
-def test_wrong_usage() -> None:
-    for arguments in ((), ("c.mp4", "--smooth", 2), ("c.mp4", "--mesh-every", 0), ("a", "b")):
-        assert call(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("a.mp4", "b.mp4"),
+        ("c.mp4", "--smooth", 2),
+        ("c.mp4", "--mesh-every", 0),
+        ("c.mp4", "--focal-length", "nan"),
+        ("c.mp4", "--start", "inf"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[object, ...]) -> None:
+    assert call(*arguments).exit_code == 2
 
 
 @pytest.fixture

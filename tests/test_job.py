@@ -75,6 +75,7 @@ def test_a_result_is_complete(clip: Path, out: Path) -> None:
         {
             "id": 1,
             "file": "person_01.npz",
+            "meshes": "meshes/person_01",
             "frames": 12,
             "first_frame": 0,
             "last_frame": 11,
@@ -150,9 +151,11 @@ def test_an_interrupted_run_is_continued(
     assert "the same command goes on from there" in report.warnings[-1]
     assert not (out / "clip").exists()
     assert files(out) == {".clip.part/state.json", ".clip.part/person_01.npz"}
+    (out / ".clip.part" / ".overlay.mp4-abc").mkdir()  # as a kill would leave it
     with monkeypatch.context() as patch:
         patch.setattr(job, "reconstruct", None)
         folder, manifest, report = run(clip, out)
+    assert not list(folder.glob(".*"))
     assert manifest["complete"]
     assert "is continued" in report.warnings[0]
     assert not (out / ".clip.part").exists()

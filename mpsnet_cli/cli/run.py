@@ -14,7 +14,7 @@ from mpsnet_cli.errors import NoPeopleFound, PartialResult
 if TYPE_CHECKING:
     from mpsnet_cli.model.inference import Precision
 
-SECONDS = click.FloatRange(min=0)
+SECONDS = options.FiniteRange(min=0)
 
 
 @click.command()
@@ -70,12 +70,12 @@ SECONDS = click.FloatRange(min=0)
 )
 @click.option(
     "--focal-length",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Focal length in px. Default: the image diagonal.",
 )
 @click.option(
     "--smooth",
-    type=click.FloatRange(0, 1),
+    type=options.FiniteRange(0, 1),
     default=0.1,
     show_default=True,
     help="Smoothing over time; 0: none.",
