@@ -33,6 +33,7 @@ class Wired:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **manifest: Any) -> None:
         self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.model = SimpleNamespace(device="some device")
+        self.body = SimpleNamespace(name="free-1", source=Path("free-1.npz"))
         self.manifest = {
             "video": {"width": 64, "height": 48, "frame_count": 10},
             "people": [{"id": 1, "frames": 10, "first_frame": 0, "last_frame": 9, "file": "p.npz"}],
@@ -49,7 +50,7 @@ class Wired:
         results = {
             (mpsnet_cli.video, "probe"): "the clip",
             (mpsnet_cli.weights, "load_model"): self.model,
-            (mpsnet_cli.body, "load_body"): "the body",
+            (mpsnet_cli.body, "load_body"): self.body,
             (mpsnet_cli.job, "run_clip"): (Path("out/clip"), self.manifest),
         }
         for (module, name), result in results.items():
@@ -74,10 +75,11 @@ def test_defaults_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
         "load_body": ((None,), {"path": None, "gender": "neutral", "device": "some device"}),
         "run_clip": (
             ("the clip", Path("out"), Arguments()),
-            {"model": wired.model, "body": "the body", "overwrite": False},
+            {"model": wired.model, "body": wired.body, "overwrite": False},
         ),
     }
     assert "8.0 frames/s" in result.stdout
+    assert "body: free-1" in result.stderr
 
 
 def test_options_arrive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,3 +258,29 @@ def test_odd_names(tmp_path: Path, out: Path, name: str) -> None:
 def test_a_missing_boxes_file(clip: Path, out: Path) -> None:
     with pytest.raises(InputError, match="no boxes file"):
         run(clip, out, replace(FULL, boxes="nowhere.csv"))
+
+
+def test_a_turned_odd_sized_clip_of_variable_rate_keeps_its_times(
+    tmp_path: Path, out: Path
+) -> None:
+    times = [0.0, 0.04, 0.12, 0.2, 0.21, 0.5, 0.9, 0.95]
+    path = make_clip(
+        tmp_path / "phone.mp4",
+        frames=len(times),
+        size=(90, 65),
+        pix_fmt="yuv444p",
+        times=times,
+        rotation=90,
+        audio="aac",
+    )
+    source = probe(path)
+    assert source.is_vfr
+    assert (source.width, source.height) == (65, 90)
+    folder, _, _ = run(path, out)
+    motion = Motion.load(folder / "person_01.npz")
+    assert np.abs(motion.times - times).max() < 1e-4
+    assert motion.image_size.tolist() == [65, 90]
+    overlay = probe(folder / "overlay.mp4")
+    assert (overlay.width, overlay.height) == (66, 90)  # H.264 needs even sides
+    assert np.abs(overlay.times - times).max() < 1e-4
+    assert overlay.has_audio

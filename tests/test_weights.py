@@ -129,6 +129,7 @@ def test_unwritable_output_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_lookup_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"weights pull.*weights import.*weights init"):
         find_weights()
     untrained = write(user_folder() / "untrained.safetensors", HEADER)

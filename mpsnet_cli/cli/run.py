@@ -138,6 +138,8 @@ def run(
     loaded = load_body(
         None if body == "auto" else body, path=smpl_path, gender=gender, device=model.device
     )
+    if style is None:
+        click.echo(f"body: {loaded.name}, from {loaded.source}", err=True)
     folder, manifest = run_clip(
         clip,
         out,
