@@ -49,6 +49,7 @@ MANIFEST = "clip.json"
 STATE = "state.json"  # in an unfinished folder: what it is the beginning of
 OVERLAY = "overlay.mp4"
 MESHES = "meshes"
+DRAWING = {"overlay", "view", "renderer", "meshes", "mesh_every"}  # arguments no motion depends on
 
 
 @dataclass(frozen=True)
@@ -219,14 +220,14 @@ def _motions(
     report: Reporter,
 ) -> list[Motion]:
     """Reconstruct the people, or take them up from an interrupted run of the same job."""
+    arguments_of_motions = {k: v for k, v in identity["arguments"].items() if k not in DRAWING}
+    identity = {**identity, "arguments": arguments_of_motions}
     state = _read_json(part / STATE)
     if state and not _differences(state, identity):
         report.warn("An interrupted run is continued: its motions are taken up.")
         for sentence in state["losses"]:
             report.lose(sentence)
-        for path in part.iterdir():
-            if path.is_dir():  # what was being drawn
-                shutil.rmtree(path)
+        _keep_only(part, {STATE, *state["motions"]})
         return [Motion.load(part / name) for name in state["motions"]]
     shutil.rmtree(part, ignore_errors=True)
     motions = reconstruct(
@@ -248,6 +249,17 @@ def _motions(
     names = [f"{motion.name}.npz" for motion in motions]
     (part / STATE).write_text(json.dumps({**identity, "motions": names, "losses": report.losses}))
     return motions
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    """Remove what a stopped run was drawing."""
+    for path in folder.iterdir():
+        if path.name in names:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _tracks(video: VideoInfo, arguments: Arguments, model: Model, report: Reporter) -> list[Track]:

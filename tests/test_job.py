@@ -165,6 +165,20 @@ def test_an_interrupted_run_is_continued(
     )
 
 
+def test_other_drawings_continue_from_the_same_motions(
+    clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_obj_sequence", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(clip, out)
+    assert (out / ".clip.part" / "overlay.mp4").exists()
+    monkeypatch.setattr(job, "reconstruct", None)
+    folder, _, _ = run(clip, out, replace(FULL, overlay=False, mesh_every=6))
+    meshes = {f"meshes/person_01/{index:06d}.obj" for index in (0, 6)}
+    assert files(folder) == {"clip.json", "person_01.npz", *meshes}
+
+
 def test_an_interrupted_run_of_another_job_is_not_continued(
     clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
