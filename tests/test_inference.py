@@ -173,6 +173,7 @@ def test_low_precision_moves_joints_by_less_than_a_millimetre() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_cuda_agrees_with_the_cpu() -> None:
     model = make_model(precision="fp32")
     network = copy.deepcopy(recipe.network())
