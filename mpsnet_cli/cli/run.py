@@ -181,7 +181,5 @@ def _show(folder: Path, manifest: dict[str, Any]) -> None:
     for stage, seconds in manifest["seconds"].items():
         table.add_row(stage, f"{seconds:.1f} s")
     table.add_row("in all", f"{manifest['frames_per_second']} frames/s")
-    for file in ("overlay", "meshes"):
-        if manifest[file]:
-            table.add_row(file, manifest[file])
-    Console().print(table)
+    table.add_row("files", ", ".join(filter(None, (manifest["overlay"], manifest["meshes"]))))
+    Console(markup=False).print(table)
