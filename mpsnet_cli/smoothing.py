@@ -17,7 +17,7 @@ from mpsnet_cli.geometry import (
 from mpsnet_cli.motion import JOINTS, Motion
 
 MAX_SIGMA = 0.2  # s; width of the Gaussian at strength 1
-DEFAULT_STRENGTH = 0.1  # the least joint error at MPS-Net's noise level: benchmarks/smoothing.py
+DEFAULT_STRENGTH = 0.1  # mild; chosen on the example's truth: benchmarks/smoothing.py
 
 
 def smooth_motion(motion: Motion, strength: float) -> Motion:

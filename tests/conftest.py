@@ -23,3 +23,12 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mpsnet_cli.weights import save_untrained
 
     return save_untrained(tmp_path_factory.mktemp("weights") / "untrained.safetensors", seed=0).path
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of the machine's are found, and none are written there."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MPSNET_WEIGHTS", raising=False)
+    monkeypatch.setattr("mpsnet_cli.weights.packaged_folder", lambda: None)

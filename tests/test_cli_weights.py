@@ -14,12 +14,7 @@ from mpsnet_cli.weights import official, save_untrained
 INFO = WeightsInfo(Path("w.safetensors"), "ours", True, "MIT", MPSNetConfig(), {}, "", "ab" * 32)
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MPSNET_WEIGHTS", raising=False)
-    monkeypatch.setattr("mpsnet_cli.weights.packaged_folder", lambda: None)
+pytestmark = pytest.mark.usefixtures("empty_home")
 
 
 def call(*arguments: str) -> Result:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,21 +40,7 @@ HEADER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights of the machine's are found, and none are written there."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MPSNET_WEIGHTS", raising=False)
-    monkeypatch.setattr("mpsnet_cli.weights.packaged_folder", lambda: None)
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_untrained(path, seed=0)
-    yield path
-    path.unlink()
+pytestmark = pytest.mark.usefixtures("empty_home")
 
 
 def write(path: Path, header: Any, **tensors: Any) -> Path:
