@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import trim_mean
 
 from mpsnet_cli.body import BodyModel, load_body
 from mpsnet_cli.crops import crop_image, square_boxes
@@ -203,6 +202,7 @@ def _motion(
             "or too large for this precision (try --precision fp32)."
         )
     betas = betas if _speaks(model, body) else np.zeros_like(betas)
+    cut = int(OUTLIERS * len(betas))
     size = np.array([video.width, video.height], np.float64)
     focal_length = focal_length or default_focal_length(size)
     bboxes = square_boxes(track.boxes, scale=model.config.camera_scale)
@@ -221,7 +221,7 @@ def _motion(
         frame_ids=track.frames,
         times=times,
         pose=matrix_to_axis_angle(rotmats).reshape(len(track), -1).astype(np.float32),
-        betas=trim_mean(betas, OUTLIERS, axis=0).astype(np.float32),
+        betas=np.sort(betas, axis=0)[cut : len(betas) - cut].mean(axis=0),
         betas_per_frame=betas,
         transl=transl.astype(np.float32),
         cam=cam,

@@ -98,8 +98,16 @@ def test_show_describes_a_real_file(tmp_path: Path) -> None:
     path.unlink()
     assert result.exit_code == 0, result.output
     for text in ("untrained (random, seed 1)", "CC0-1.0", "free-1", "1×2048",
-                 "23,508,032", "9,176,581", "3,469,469", "36,154,082"):  # fmt: skip
+                 "23,508,032", "9,176,581", "3,469,469", "36,154,082", "4,240,410,112",
+                 "attention moca, integration hafi"):  # fmt: skip
         assert text in result.output
+    costs = {line.split("│")[1].strip(): line for line in result.output.splitlines() if "│" in line}
+    for what, ours, theirs in (
+        ("parameters, M", "36.15", "39.63"),
+        ("multiply-adds (half the FLOPs), G", "4.24", "4.45"),
+        ("file, MB", "144.9", "331"),
+    ):
+        assert [cell.strip() for cell in costs[what].split("│")[2:4]] == [ours, theirs]
 
 
 @pytest.mark.parametrize(

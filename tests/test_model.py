@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import recipe
@@ -15,6 +17,7 @@ from mpsnet_cli.model.mpsnet import HAFI, MPSNet, TemporalEncoder
 from mpsnet_cli.model.regressor import Regressor, rotation_6d_to_matrix
 from mpsnet_cli.model.summary import count_parameters, summarize
 from mpsnet_cli.model.untrained import standing_pose, untrained_network
+from mpsnet_cli.windows import window_indices
 
 GOLDENS = DATA / "goldens"
 TOLERANCE = 1e-5
@@ -136,7 +139,9 @@ def softmax(logits: NDArray) -> NDArray:
     return exponential / exponential.sum(-1, keepdims=True)
 
 
-def encode(features: NDArray, *, mix: bool) -> tuple[NDArray, NDArray]:
+def encode(
+    features: NDArray, *, mix: bool = False, attention: str = "moca", integration: str = "hafi"
+) -> tuple[NDArray, NDArray]:
     """The encoder once more, in numpy and float64, from the official weights by name."""
     state = {name: array.astype(np.float64) for name, array in recipe.state_dict("MPSnet").items()}
 
@@ -154,14 +159,19 @@ def encode(features: NDArray, *, mix: bool) -> tuple[NDArray, NDArray]:
 
     x = features.astype(np.float64)
     nssm = softmax(x @ x.swapaxes(1, 2))
-    attention = softmax(linear(x, "conv_theta") @ linear(x, "conv_phi").swapaxes(1, 2))
-    first, second = nssm, attention
+    weighing = softmax(linear(x, "conv_theta") @ linear(x, "conv_phi").swapaxes(1, 2))
+    first, second = nssm, weighing
     if mix:
-        stacked = np.concatenate([nssm, attention])
+        stacked = np.concatenate([nssm, weighing])
         first, second = stacked[0::2], stacked[1::2]
-    rho = state["nonlocalblock.conv_mask_forR.weight"].ravel()
-    response = softmax(rho[0] * first + rho[1] * second) @ linear(x, "conv_g")
-    z = x + linear(response, "conv_mask")
+    if attention == "moca":
+        rho = state["nonlocalblock.conv_mask_forR.weight"].ravel()
+        weighing = softmax(rho[0] * first + rho[1] * second)
+    z = x + linear(weighing @ linear(x, "conv_g"), "conv_mask")
+    if integration == "none":
+        return z[:, 8], np.ones((len(z), 1))
+    if integration == "tcmr":
+        return fuse(np.stack([z[:, :8].mean(1), z[:, 8], z[:, 9:].mean(1)], axis=1))
     return fuse(np.stack([fuse(z[:, start : start + 3])[0] for start in (4, 7, 10)], axis=1))
 
 
@@ -173,6 +183,61 @@ def test_encoder_matches_a_second_implementation(network: MPSNet, count: int, mi
     theirs = encode(features, mix=mix)
     assert_same(refined, theirs[0])
     assert_same(scores, theirs[1])
+
+
+def ablated(network: MPSNet, attention: str, integration: str) -> MPSNet:
+    """The same weights in the network of one row of Table 3."""
+    config = replace(network.config, attention=attention, integration=integration)
+    with torch.device("meta"):
+        other = MPSNet(config)
+    state = network.state_dict()
+    other.load_state_dict({name: state[name] for name in other.state_dict()}, assign=True)
+    return other.eval()
+
+
+TABLE_3 = [("nonlocal", "none"), ("moca", "none"), ("moca", "tcmr"), ("moca", "hafi")]
+
+
+@pytest.mark.parametrize(("attention", "integration"), TABLE_3)
+def test_ablations_match_a_second_implementation(
+    network: MPSNet, attention: str, integration: str
+) -> None:
+    features = recipe.feats(3, seed=2)
+    encoder = ablated(network, attention, integration).encoder
+    refined, weights = encoder(torch.from_numpy(features))
+    theirs = encode(features, attention=attention, integration=integration)
+    assert_same(refined, theirs[0])
+    assert_same(weights, theirs[1])
+
+
+def test_ablations_differ_in_the_modules_of_the_paper(network: MPSNet) -> None:
+    counts = [count_parameters(ablated(network, *row).encoder) for row in TABLE_3]
+    assert counts == [8_388_608, 8_388_610, 9_176_581, 9_176_581]
+
+
+@pytest.mark.parametrize(("attention", "integration"), [*TABLE_3, ("nonlocal", "hafi")])
+def test_windows_of_a_track_are_predicted_as_each_by_itself(
+    network: MPSNet, attention: str, integration: str
+) -> None:
+    other = ablated(network, attention, integration)
+    features = torch.from_numpy(np.concatenate(recipe.feats(2, seed=7)))
+    windows = torch.from_numpy(window_indices(np.arange(32)))
+    for together, alone in zip(
+        other.predict_windows(features, windows), other(features[windows]), strict=True
+    ):
+        assert_same(together, alone.numpy(), 1e-6)
+
+
+def test_maps_are_those_that_the_release_weighs_by(network: MPSNet) -> None:
+    theirs = golden("a_encoder_n1")
+    moca = network.encoder.moca
+    frames = moca.project(torch.from_numpy(recipe.feats(1, seed=1)))
+    nssm, attention, final = moca.maps(frames)
+    assert_same(nssm, theirs["R"][:, 0])
+    assert_same(attention, theirs["R"][:, 1])
+    assert_same(final, softmax(theirs["Rout"][:, 0]))
+    plain = ablated(network, "nonlocal", "none").encoder.moca.maps(frames)
+    assert torch.equal(plain.moca, attention)
 
 
 def test_no_window_depends_on_the_batch_it_is_in(network: MPSNet) -> None:
@@ -195,9 +260,11 @@ def test_target_is_refined_by_the_nine_frames_around_it() -> None:
     assert z.grad[0].abs().amax(dim=1).nonzero().ravel().tolist() == list(range(4, 13))
 
 
-def test_encoder_gradient_is_that_of_finite_differences() -> None:
+@pytest.mark.parametrize(("attention", "integration"), TABLE_3)
+def test_encoder_gradient_is_that_of_finite_differences(attention: str, integration: str) -> None:
     torch.manual_seed(0)
-    encoder = TemporalEncoder(MPSNetConfig(feature_dim=4)).double()
+    config = MPSNetConfig(feature_dim=4, attention=attention, integration=integration)
+    encoder = TemporalEncoder(config).double()
     windows = torch.randn(2, 16, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(encoder, windows)
 
@@ -228,13 +295,28 @@ def test_parameter_counts(network: MPSNet) -> None:
 
 def test_summary_tells_shapes_and_counts() -> None:
     rows = {row.name: row for row in summarize(MPSNetConfig(), depth=2)}
-    assert rows["backbone.layer3"][1:] == ("Sequential", (1, 1024, 14, 14), 7_098_368)
-    assert rows["encoder.moca"][1:] == ("MoCA", (1, 16, 2048), 8_388_610)
-    assert rows["regressor.pose"][1:] == ("Linear", (1, 144), 147_600)
+    assert rows["backbone.layer3"][1:4] == ("Sequential", (1, 1024, 14, 14), 7_098_368)
+    assert rows["encoder.moca"][1:4] == ("MoCA", (1, 16, 2048), 8_388_610)
+    assert rows["regressor.pose"][1:4] == ("Linear", (1, 144), 147_600)
     assert "encoder.moca.g" not in rows
     parts = summarize(MPSNetConfig(), depth=1)
     assert [row.name for row in parts] == ["backbone", "encoder", "regressor"]
     assert sum(row.parameters for row in parts) == 36_154_082
+
+
+def test_summary_counts_multiply_adds() -> None:
+    rows = {row.name: row.multiply_adds for row in summarize(MPSNetConfig(), depth=3)}
+    convolution = 64 * 3 * 7 * 7 * 112 * 112
+    assert rows["backbone.conv1"] == convolution
+    assert rows["encoder.moca.g"] == 16 * 2048 * 1024
+    maps = 16 * 16 * (2048 + 1024 + 2 + 2048)
+    assert rows["encoder.moca"] == 4 * 16 * 2048 * 1024 + maps
+    integrate = 3 * 2048 * 256 + 768 * 256 + 256 * 256 + 256 * 3
+    assert rows["encoder.hafi"] == 4 * integrate
+    heads = 2205 * 1024 + 1024 * 1024 + 1024 * 157
+    assert rows["regressor"] == 3 * heads
+    assert rows["backbone"] == 4_087_136_256  # ResNet-50 at 224 px without its classifier
+    assert rows["encoder"] == rows["encoder.moca"] + rows["encoder.hafi"]
 
 
 def test_untrained_network_shows_a_standing_person() -> None:
@@ -279,6 +361,8 @@ def test_untrained_networks_differ_by_seed_only() -> None:
         ("groups", [[-9, 0, 1], [0, 1, 2], [3, 4, 5]]),
         ("groups", [[0, 1], [2, 3], [4, 5]]),
         ("groups", 9),
+        ("attention", "gru"),
+        ("integration", None),
     ],
 )
 def test_config_refuses(field: str, value: object) -> None:
@@ -287,6 +371,6 @@ def test_config_refuses(field: str, value: object) -> None:
         "iterations": 3, "crop_size": 224, "crop_scale": 1.1, "camera_scale": 1.1,
         "body": "free-1",
     }  # fmt: skip
-    assert MPSNetConfig.from_json(values) == MPSNetConfig()
+    assert MPSNetConfig.from_json(values) == MPSNetConfig()  # as from before there were choices
     with pytest.raises(ValueError, match=field):
         MPSNetConfig.from_json({**values, field: value})

@@ -93,26 +93,50 @@ def list_() -> None:
 @click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True,
               help="How far to descend into the network.")  # fmt: skip
 def show(file: str | None, depth: int) -> None:
-    """Show what a weight file is, and the network in it. Default FILE: the one that is used."""
+    """Show what a weight file is, and the network in it. Default FILE: the one that is used.
+
+    What the network costs stands beside the paper's Table 2.
+    """
     from rich.table import Table
 
-    from mpsnet_cli.model.summary import count_parameters, summarize
+    from mpsnet_cli.model.summary import PAPER_COST, PAPER_NOTE, Cost, summarize
     from mpsnet_cli.weights import find_weights, load_network, read_info
 
     info = read_info(find_weights(file))
-    network = load_network(info)
+    load_network(info)  # or say what is wrong with its tensors
+    rows = summarize(info.config, depth=depth)
+    parts = [row for row in rows if "." not in row.name]
+    cost = Cost(
+        sum(part.parameters for part in parts),
+        sum(part.multiply_adds for part in parts),
+        info.path.stat().st_size,
+    )
     facts = Table.grid("", "", padding=(0, 2))
     for name, value in _facts(info):
         facts.add_row(name, value)
-    table = Table("module", "class", "output", "parameters", show_footer=True)
-    table.columns[3].justify = "right"
-    table.columns[0].footer, table.columns[3].footer = "all", f"{count_parameters(network):,}"
-    for row in summarize(info.config, depth=depth):
+    modules = Table("module", "class", "output", "parameters", "multiply-adds", show_footer=True)
+    totals = {0: "all", 3: f"{cost.parameters:,}", 4: f"{cost.multiply_adds:,}"}
+    for column, total in totals.items():
+        modules.columns[column].footer = total
+    modules.columns[3].justify = modules.columns[4].justify = "right"
+    for row in rows:
         output = "×".join(map(str, row.output))
-        table.add_row(
-            "  " * row.name.count(".") + row.name, row.kind, output, f"{row.parameters:,}"
+        modules.add_row(
+            "  " * row.name.count(".") + row.name,
+            row.kind,
+            output,
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
         )
-    _console().print(facts, "", table, markup=False)
+    costs = Table("for a crop and its window", "this file", "paper, Table 2")
+    costs.columns[1].justify = costs.columns[2].justify = "right"
+    for what, unit, ours, theirs in (
+        ("parameters, M", 1e6, cost.parameters, PAPER_COST.parameters),
+        ("multiply-adds (half the FLOPs), G", 1e9, cost.multiply_adds, PAPER_COST.multiply_adds),
+        ("file, MB", 1e6, cost.file_bytes, PAPER_COST.file_bytes),
+    ):
+        costs.add_row(what, f"{ours / unit:.4g}", f"{theirs / unit:.4g}")
+    _console().print(facts, "", modules, "", costs, PAPER_NOTE, markup=False)
 
 
 def _identity(info: WeightsInfo) -> list[str]:
@@ -133,6 +157,7 @@ def _facts(info: WeightsInfo) -> list[tuple[str, str]]:
         ("licence", info.licence),
         ("sha256", info.sha256),
         ("body", config.body),
+        ("temporal", f"attention {config.attention}, integration {config.integration}"),
         (
             "crop",
             f"{config.crop_size} px, {config.crop_scale} × box; camera {config.camera_scale} ×",

@@ -6,6 +6,9 @@ whose weights MPS-Net builds on (paper §4).
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -36,3 +39,49 @@ def fold_batch_norm(backbone: Backbone) -> None:
             if isinstance(children.get(norm), nn.BatchNorm2d):
                 module.set_submodule(conv, fuse_conv_bn_eval(children[conv], children[norm]))
                 module.set_submodule(norm, nn.Identity())
+
+
+def fuse_for_cpu(backbone: Backbone) -> None:
+    """Let each convolution of a folded backbone add its shortcut and its ReLU as it writes.
+
+    In place, where torch has oneDNN's fused operators, which torch.compile would use too but only
+    with a compiler at hand; elsewhere nothing changes. Results are the same but for rounding.
+    """
+    if not (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
+    ):
+        return
+    backbone.conv1, backbone.relu = _ConvReLU(backbone.conv1), nn.Identity()
+    for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        for number, block in enumerate(layer):
+            layer[number] = _FusedBottleneck(cast("Bottleneck", block))
+
+
+class _ConvReLU(nn.Module):
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(x, *_arguments(self.conv), "relu", [], "")
+
+
+class _FusedBottleneck(nn.Module):
+    """A torchvision Bottleneck, its batch norms folded; it overwrites its input."""
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = _ConvReLU(block.conv1), _ConvReLU(block.conv2)
+        self.conv3, self.downsample = block.conv3, block.downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.conv2(self.conv1(x))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            shortcut, branch, *_arguments(self.conv3), "add", 1.0, "relu", [], ""
+        )
+
+
+def _arguments(conv: nn.Conv2d) -> tuple[object, ...]:
+    return conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups

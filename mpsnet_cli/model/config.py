@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mpsnet_cli.windows import TARGET, WINDOW
 
-BODIES = ("smpl", "free-1")
+Attention = Literal["moca", "nonlocal"]
+Integration = Literal["hafi", "tcmr", "none"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "body": ("smpl", "free-1"),
+    "attention": get_args(Attention),
+    "integration": get_args(Integration),
+}
+NEWER = {"attention", "integration"}  # keys that files from before them lack
 BOUNDS: dict[str, tuple[float, float]] = {
     "window": (WINDOW, WINDOW),
     "feature_dim": (1, 8192),
@@ -32,6 +40,7 @@ class MPSNetConfig:
     crop_scale: side of the crop, in longer sides of the person's box
     camera_scale: side of the square that the camera refers to, in longer sides of the box
     body: the body model whose pose and betas the network speaks, "smpl" or "free-1"
+    attention, integration: the temporal modules; others than the paper's own are its ablation
 
     Raises ValueError, naming the field, for a value of the wrong type or out of range.
     """
@@ -44,6 +53,8 @@ class MPSNetConfig:
     crop_scale: float = 1.1
     camera_scale: float = 1.1
     body: str = "free-1"
+    attention: Attention = "moca"
+    integration: Integration = "hafi"
 
     def __post_init__(self) -> None:
         for name, (low, high) in BOUNDS.items():
@@ -51,8 +62,9 @@ class MPSNetConfig:
             kinds = (int, float) if name.endswith("scale") else (int,)
             if type(value) not in kinds or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}, and must be from {low} to {high}")
-        if self.body not in BODIES:
-            raise ValueError(f"body is {self.body!r}, and must be one of {', '.join(BODIES)}")
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} is {value!r}, and must be one of {', '.join(choices)}")
         reach = range(-TARGET, WINDOW - TARGET)
         if [len(group) for group in self.groups] != [3, 3, 3] or not all(
             type(offset) is int and offset in reach for group in self.groups for offset in group
@@ -61,13 +73,16 @@ class MPSNetConfig:
 
     @classmethod
     def from_json(cls, values: Any) -> MPSNetConfig:
-        """Build a config from decoded JSON that may hold anything; all fields must be there."""
+        """Build a config from decoded JSON that may hold anything.
+
+        All fields must be there, except those that older files lack: they are the paper's.
+        """
         if not isinstance(values, Mapping):
             raise ValueError("config is not a table")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"config has an unknown key {unknown[0]!r}")
-        if missing := sorted(known - values.keys()):
+        if missing := sorted(known - NEWER - values.keys()):
             raise ValueError(f"config lacks the key {missing[0]!r}")
         groups = values["groups"]
         if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsnet_cli.errors import DeviceError
-from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD, fold_batch_norm
+from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD, fold_batch_norm, fuse_for_cpu
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import Prediction
@@ -30,6 +30,7 @@ class Model:
     device: where all of it runs
     precision, dtype: what the backbone computes in; the rest, a small part, stays in float32
     batch_size: crops that run at once; it halves itself when the device's memory is exhausted
+    network: the modules themselves, to look inside
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Model:
         self.dtype = DTYPES[self.precision]
         self.batch_size = BATCH_SIZES[self.device.type] if batch_size is None else batch_size
         self._report = report
-        self._network = network.eval().requires_grad_(False).to(self.device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
         fold_batch_norm(network.backbone)
         network.backbone.to(self.dtype, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            fuse_for_cpu(network.backbone)
         mean, std = (torch.tensor(v, device=self.device) for v in (IMAGE_MEAN, IMAGE_STD))
         self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
         self._shift = (-mean / std).view(1, 3, 1, 1)
@@ -93,17 +96,18 @@ class Model:
 
         Returns float32 tensors on the CPU; no window's result depends on another's.
         """
-        parts = [
-            self._network(features[rows].to(self.device))
-            for rows in torch.from_numpy(windows).split(WINDOWS_PER_BATCH)
-        ]
+        parts = []
+        for rows in torch.from_numpy(windows).split(WINDOWS_PER_BATCH):
+            first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, 0)
+            used = features[first : last + 1].to(self.device)
+            parts.append(self.network.predict_windows(used, (rows - first).to(self.device)))
         return Prediction(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def _backbone(self, crops: NDArray[np.uint8]) -> Tensor:
         # NHWC bytes seen as NCHW are already in channels-last order.
         pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
         images = pixels.float().mul_(self._scale).add_(self._shift)
-        return self._network.backbone(images.to(self.dtype))
+        return self.network.backbone(images.to(self.dtype))
 
 
 def resolve_device(device: str) -> torch.device:

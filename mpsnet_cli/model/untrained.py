@@ -17,7 +17,7 @@ ARM_LOWERING = 1.2  # rad, from the T-pose
 LEFT_SHOULDER, RIGHT_SHOULDER = 16, 17  # SMPL joints
 
 
-def untrained_network(seed: int) -> MPSNet:
+def untrained_network(seed: int, config: MPSNetConfig | None = None) -> MPSNet:
     """Return a network whose output is a person who stands, faces the camera and trembles.
 
     Weights are He-normal, drawn from `seed` in the order of the state dict. The backbone's filters
@@ -26,7 +26,7 @@ def untrained_network(seed: int) -> MPSNet:
     """
     rng = np.random.default_rng(seed)
     with torch.device("meta"):
-        network = MPSNet(MPSNetConfig())
+        network = MPSNet(config or MPSNetConfig())
     state = {name: _drawn(name, t.shape, rng) for name, t in network.state_dict().items()}
     state["regressor.init_pose"] = standing_pose()
     state["regressor.init_cam"] = torch.tensor([0.9, 0.0, 0.0])

@@ -32,7 +32,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
-from scipy.signal import savgol_filter
 
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.motion import Track
@@ -194,9 +193,23 @@ def _smooth_run(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     values = np.where(np.abs(values - median) > OUTLIER, median, values)
     span = min(SMOOTH_FRAMES, (len(values) - 1) // 2 * 2 + 1)
     if span > 3:  # a parabola through three points smooths nothing
-        values = savgol_filter(values, span, polyorder=2, axis=0)
+        values = _fit_parabolas(values, span)
     centre, half = values[:, :2] * height, np.exp(values[:, 2:]) / 2
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+
+
+def _fit_parabolas(values: NDArray[np.floating], span: int) -> NDArray[np.floating]:
+    """Replace each row by that of the parabola fitted to the `span` rows around it.
+
+    At the ends, by the first or last whole parabola: Savitzky and Golay's filter, which
+    scipy.signal has too, but importing that takes a second.
+    """
+    half = span // 2
+    powers = np.arange(-half, half + 1)[:, None] ** np.arange(3)
+    fit = powers @ np.linalg.pinv(powers)  # (span, span): values to fitted values
+    windows = np.lib.stride_tricks.sliding_window_view(values, span, axis=0)  # (…, columns, span)
+    middle = windows @ fit[half]
+    return np.concatenate([fit[:half] @ values[:span], middle, fit[half + 1 :] @ values[-span:]])
 
 
 def _join_cost(a: Tracklet, b: Tracklet) -> float:
