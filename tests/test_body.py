@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import recipe
+import torch
 import trimesh
 from conftest import DATA
 from numpy.typing import NDArray
@@ -286,6 +287,47 @@ def test_batches_do_not_show(free: BodyModel, monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_allclose(parts, all_at_once, atol=1e-6)
     np.testing.assert_allclose(free.joints(pose, betas), joints, atol=1e-6)
     assert free(pose[:0], betas[:0])[0].shape == (0, free.vertex_count, 3)
+
+
+def test_posed_is_the_same_body(free: BodyModel) -> None:
+    rng = np.random.default_rng(5)
+    pose, betas = rng.normal(0, 0.6, (3, 72)), rng.normal(0, 1, (3, 10))
+    rotmats = torch.tensor(Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix())
+    rotmats = rotmats.reshape(3, 24, 3, 3).mT.contiguous().mT  # columns first in memory, as of QR
+    parameters = rotmats, torch.tensor(betas)
+    vertices, joints = free.posed(*parameters, vertices=True)
+    assert vertices is not None
+    assert vertices.dtype == joints.dtype == torch.float64
+    for ours, theirs in zip((vertices, joints), free(pose, betas), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    none, joints_alone = free.posed(*parameters, vertices=False)
+    assert none is None
+    np.testing.assert_allclose(joints_alone, joints, atol=1e-6)
+
+
+def test_posed_without_vertices_computes_none(
+    free: BodyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpsnet_cli.body.model.lbs", None)
+    rotmats = torch.eye(3).expand(2, 24, 3, 3)
+    _, joints = free.posed(rotmats, torch.zeros(2, 10), vertices=False)
+    np.testing.assert_allclose(joints, free.rest_joints(np.zeros((2, 10))), atol=1e-6)
+
+
+def test_posed_has_the_right_gradient(free: BodyModel) -> None:
+    torch.manual_seed(0)
+    rotmats = torch.randn(1, 24, 3, 3, dtype=torch.float64)
+    betas = torch.randn(1, 10, dtype=torch.float64, requires_grad=True)
+    elbow = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def pose_arm(elbow: torch.Tensor, betas: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        bent = torch.cat([rotmats[:, :18], elbow[None, None], rotmats[:, 19:]], dim=1)
+        vertices, joints = free.posed(bent, betas, vertices=True)
+        assert vertices is not None
+        joints_alone = free.posed(bent, betas, vertices=False)[1]
+        return vertices[:, ::700], joints[:, 18:], joints_alone[:, 18:]
+
+    assert torch.autograd.gradcheck(pose_arm, (elbow, betas))
 
 
 @pytest.mark.parametrize(

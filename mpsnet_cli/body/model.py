@@ -9,13 +9,16 @@ import numpy as np
 import smplx
 import torch
 from numpy.typing import ArrayLike, NDArray
-from smplx.lbs import batch_rigid_transform, batch_rodrigues
+from smplx.lbs import batch_rigid_transform, batch_rodrigues, lbs
+from torch import Tensor
 
 from mpsnet_cli.body.arrays import BETAS, JOINTS, BodyArrays
 from mpsnet_cli.body.skeleton import JOINT_NAMES, PARENTS
 
 BATCH = 32  # bodies at once, about 2 MB of working memory each
 SKELETON_BATCH = 1024  # the same without vertices, about 10 kB each
+
+_TREE = torch.tensor(PARENTS)  # stays on the CPU: smplx reads it there, joint by joint
 
 Array = NDArray[np.float32]
 
@@ -50,9 +53,7 @@ class BodyModel:
         self.uv = arrays.uv
         self.uv_faces = arrays.uv_faces
         self.keypoint_regressor = arrays.keypoint_regressor
-        self._rest = arrays.J_regressor @ arrays.v_template
-        self._rest_per_beta = np.einsum("jv,vck->kjc", arrays.J_regressor, arrays.shapedirs)
-        self._smpl = _Smpl(
+        smpl = _Smpl(
             model_path="",
             data_struct=arrays,
             vertex_ids=arrays.landmarks,
@@ -61,6 +62,12 @@ class BodyModel:
             create_body_pose=False,
             create_transl=False,
         ).to(self.device)
+        names = ("v_template", "shapedirs", "posedirs", "J_regressor", "lbs_weights")
+        self._skin = {name: getattr(smpl, name) for name in names}
+        self._rest = self._tensor(arrays.J_regressor @ arrays.v_template)
+        self._rest_per_beta = self._tensor(
+            np.einsum("jv,vck->kjc", arrays.J_regressor, arrays.shapedirs)
+        )
 
     def __call__(self, pose: ArrayLike, betas: ArrayLike) -> tuple[Array, Array]:
         """Pose bodies: `pose` (N, 72) and `betas` (N, 10) to vertices (N, V, 3), joints (N, 24, 3).
@@ -72,33 +79,38 @@ class BodyModel:
         joints = np.empty((len(pose), JOINTS, 3), np.float32)
         with torch.inference_mode():
             for rows in _batches(len(pose), BATCH):
-                turn = torch.tensor(pose[rows], device=self.device)
-                body = self._smpl(
-                    global_orient=turn[:, :3],
-                    body_pose=turn[:, 3:],
-                    betas=torch.tensor(betas[rows], device=self.device),
-                )
-                vertices[rows] = body.vertices.cpu().numpy()
-                joints[rows] = body.joints[:, :JOINTS].cpu().numpy()
+                rotmats, shape = self._rotmats(pose[rows]), self._tensor(betas[rows])
+                moved, found = self._skinned(rotmats, shape)
+                vertices[rows], joints[rows] = moved.cpu().numpy(), found.cpu().numpy()
         return vertices, joints
 
     def joints(self, pose: ArrayLike, betas: ArrayLike) -> Array:
         """Find the joints (N, 24, 3) alone, far cheaper than with the vertices."""
         pose, betas = _parameters(pose, betas)
         joints = np.empty((len(pose), JOINTS, 3), np.float32)
-        tree = torch.tensor(PARENTS)
         with torch.inference_mode():
             for rows in _batches(len(pose), SKELETON_BATCH):
-                rotations = batch_rodrigues(torch.tensor(pose[rows]).reshape(-1, 3))
-                rotations = rotations.reshape(-1, JOINTS, 3, 3)
-                rest = torch.tensor(self.rest_joints(betas[rows]))
-                joints[rows] = batch_rigid_transform(rotations, rest, tree)[0].numpy()
+                rotmats, shape = self._rotmats(pose[rows]), self._tensor(betas[rows])
+                joints[rows] = self._moved_joints(rotmats, shape).cpu().numpy()
         return joints
+
+    def posed(
+        self, rotmats: Tensor, betas: Tensor, *, vertices: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Pose bodies differentiably, for training: vertices (B, V, 3) and joints (B, 24, 3).
+
+        `rotmats` (B, 24, 3, 3) and `betas` (B, 10) share a float type, at least float32, and a
+        device, best the body's own, and so does the result. Without `vertices`, which cost far
+        more than joints, they are None. Call it outside autocast, which would round positions to
+        millimetres.
+        """
+        if vertices:
+            return self._skinned(rotmats, betas)
+        return None, self._moved_joints(rotmats, betas)
 
     def rest_joints(self, betas: ArrayLike) -> Array:
         """Find the joints (..., 24, 3) of the T-pose for betas (..., 10)."""
-        betas = np.asarray(betas, np.float32)
-        return self._rest + np.tensordot(betas, self._rest_per_beta, axes=1)
+        return self._rest_joints(self._tensor(betas)).cpu().numpy()
 
     def keypoints(self, vertices: ArrayLike) -> Array:
         """Find the keypoints (N, 23, 3), as KEYPOINT_NAMES, of vertices (N, V, 3) of this body.
@@ -108,6 +120,22 @@ class BodyModel:
         if self.keypoint_regressor is None:
             raise ValueError(f"The body {self.name} has no keypoint regressor.")
         return self.keypoint_regressor @ np.asarray(vertices, np.float32)
+
+    def _skinned(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        skin = {name: part.to(betas) for name, part in self._skin.items()}
+        return lbs(betas, rotmats.contiguous(), **skin, parents=_TREE, pose2rot=False)
+
+    def _moved_joints(self, rotmats: Tensor, betas: Tensor) -> Tensor:
+        return batch_rigid_transform(rotmats, self._rest_joints(betas), _TREE)[0]
+
+    def _rest_joints(self, betas: Tensor) -> Tensor:
+        return self._rest.to(betas) + torch.tensordot(betas, self._rest_per_beta.to(betas), dims=1)
+
+    def _rotmats(self, pose: Array) -> Tensor:
+        return batch_rodrigues(self._tensor(pose).reshape(-1, 3)).reshape(-1, JOINTS, 3, 3)
+
+    def _tensor(self, values: ArrayLike) -> Tensor:
+        return torch.tensor(np.asarray(values, np.float32), device=self.device)
 
 
 class _Smpl(smplx.SMPL):
