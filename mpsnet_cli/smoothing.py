@@ -16,6 +16,8 @@ from mpsnet_cli.geometry import (
 )
 from mpsnet_cli.motion import JOINTS, Motion
 
+Floats = NDArray[np.floating]
+
 MAX_SIGMA = 0.2  # s; width of the Gaussian at strength 1
 DEFAULT_STRENGTH = 0.1  # mild; chosen on the example's truth: benchmarks/smoothing.py
 
@@ -32,11 +34,8 @@ def smooth_motion(motion: Motion, strength: float) -> Motion:
     if sigma == 0:
         return motion
 
-    def smooth(values: NDArray[np.floating]) -> NDArray[np.floating]:
-        pieces = np.split(values, np.flatnonzero(np.diff(motion.frame_ids) != 1) + 1)
-        return np.concatenate(
-            [gaussian_filter1d(piece, sigma, axis=0, mode="nearest") for piece in pieces]
-        )
+    def smooth(values: Floats) -> Floats:
+        return smooth_values(values, motion.frame_ids, sigma=sigma)
 
     rotations = axis_angle_to_matrix(motion.pose.reshape(-1, JOINTS, 3))
     pose = matrix_to_axis_angle(nearest_rotation(smooth(rotations)))
@@ -54,3 +53,9 @@ def smooth_motion(motion: Motion, strength: float) -> Motion:
         transl=transl.astype(np.float32),
         cam=cam.astype(np.float32),
     )
+
+
+def smooth_values(values: Floats, frame_ids: NDArray[np.int64], *, sigma: float) -> Floats:
+    """Average values (N, …) over time with a Gaussian of `sigma` frames, not across holes."""
+    pieces = np.split(values, np.flatnonzero(np.diff(frame_ids) != 1) + 1)
+    return np.concatenate([gaussian_filter1d(p, sigma, axis=0, mode="nearest") for p in pieces])

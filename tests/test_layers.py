@@ -16,10 +16,11 @@ LAYERS = [
     {"_version", "errors", "progress", "geometry", "windows"},
     {"motion", "video"},
     {"model", "body", "crops"},
-    {"posing", "weights", "tracking", "smoothing"},
+    {"posing", "weights", "tracking", "smoothing", "datasets"},
     {"render", "export"},
     {"pipeline", "synth"},
-    {"job"},
+    {"job", "attention", "features", "evaluation"},
+    {"training"},
     {"cli"},
     {"__main__"},
 ]

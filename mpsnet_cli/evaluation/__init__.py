@@ -1,0 +1,1 @@
+"""How far predicted bodies are from the truth, measured as the paper measures it."""

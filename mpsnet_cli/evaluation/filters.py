@@ -1,0 +1,39 @@
+"""Smoothing of predicted rotations: the tool's own, and the official evaluation's."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from mpsnet_cli.geometry import nearest_rotation
+from mpsnet_cli.smoothing import MAX_SIGMA, smooth_values
+
+Floats = NDArray[np.floating]
+
+RELEASE_RATE = 0.3
+
+
+def tool_filter(
+    rotmats: Floats, betas: Floats, frame_ids: NDArray[np.int64], *, strength: float, fps: float
+) -> tuple[Floats, Floats]:
+    """Smooth rotations (N, 24, 3, 3) and betas (N, 10) as `smooth_motion` does a Motion's."""
+    sigma = strength * MAX_SIGMA * fps
+    calm = smooth_values(rotmats.astype(np.float64), frame_ids, sigma=sigma)
+    return nearest_rotation(calm), smooth_values(betas.astype(np.float64), frame_ids, sigma=sigma)
+
+
+def release_filter(rotmats: Floats) -> Floats:
+    """Smooth rotations (N, J, 3, 3) as the official evaluation's `--filter`: a recursion.
+
+    S_0 = R_0, S_t = S_(t−1) exp(0.3 log(S_(t−1)ᵀ R_t)) for each joint: a step of 0.3 on the
+    shortest way from the last smooth rotation to the new one, whatever lies between the frames.
+    """
+    shape = rotmats.shape
+    calm = np.empty(shape, np.float64)
+    last = Rotation.from_matrix(rotmats[0])
+    for frame, new in enumerate(rotmats):
+        step = (last.inv() * Rotation.from_matrix(new)).as_rotvec()
+        last = last * Rotation.from_rotvec(RELEASE_RATE * step)
+        calm[frame] = last.as_matrix()
+    return calm
