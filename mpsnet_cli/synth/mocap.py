@@ -12,7 +12,7 @@ so G_b is the rotation that takes bone b from its rest pose to its recorded one.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,32 +200,52 @@ def _values(text: str, skeleton: Skeleton) -> Array:
     return values
 
 
-def read_takes(archive: Path, names: Iterable[str]) -> dict[str, Take]:
-    """Read takes such as "02_01" from a tar of CMU subjects (subjects/02/02.asf, …/02_01.amc).
+def read_takes(source: Path, names: Iterable[str] | None = None) -> dict[str, Take]:
+    """Read takes such as "02_01", or all there are, from a tar or a folder of CMU subjects.
 
-    Nothing is extracted to disk. Raises InputError where a member is missing, large or no text.
+    The files lie anywhere in it, 02.asf being the skeleton of 02_01.amc. Nothing of a tar is
+    extracted to disk. Raises InputError where a file is missing, large or no text.
     """
-    names = list(names)
-    wanted = {f"{name}.amc" for name in names} | {f"{name.split('_')[0]}.asf" for name in names}
+    wanted = {f"{name}.amc" for name in names or ()}
+    wanted |= {_skeleton_of(file) for file in wanted}
     texts: dict[str, str] = {}
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                file = Path(member.name).name
-                if file in wanted and member.isfile() and member.size <= MAX_MEMBER_BYTES:
-                    content = tar.extractfile(member)
-                    assert content is not None  # a regular file
-                    texts[file] = content.read().decode("ascii")
-                    if len(texts) == len(wanted):
-                        break
+        for file, read in _folder(source) if source.is_dir() else _archive(source):
+            if file in wanted if names else file.endswith((".amc", ".asf")):
+                texts[file] = read().decode("ascii")
+                if texts.keys() == wanted:
+                    break
     except (OSError, EOFError, tarfile.TarError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{archive} is not a readable archive of motion capture: {error}."
+            f"{source} is not a readable archive or folder of motion capture: {error}."
         ) from error
+    takes = sorted(file for file in texts if file.endswith(".amc"))
+    wanted |= {_skeleton_of(file) for file in takes} or wanted or {"*.amc"}
     if missing := wanted - texts.keys():
-        raise InputError(f"{archive} lacks {', '.join(sorted(missing))}.")
+        raise InputError(f"{source} lacks {', '.join(sorted(missing))}.")
     skeletons = {file: read_asf(text) for file, text in texts.items() if file.endswith(".asf")}
     return {
-        name: read_amc(texts[f"{name}.amc"], skeletons[f"{name.split('_')[0]}.asf"])
-        for name in names
+        file.removesuffix(".amc"): read_amc(texts[file], skeletons[_skeleton_of(file)])
+        for file in takes
     }
+
+
+def _skeleton_of(file: str) -> str:
+    return f"{file.removesuffix('.amc').split('_')[0]}.asf"
+
+
+def _archive(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Name the regular files of a tar that are not too large, each with how to read it."""
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.isfile() and member.size <= MAX_MEMBER_BYTES:
+                content = tar.extractfile(member)
+                assert content is not None  # a regular file
+                yield Path(member.name).name, content.read
+
+
+def _folder(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The same of a folder and the folders in it."""
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.stat().st_size <= MAX_MEMBER_BYTES:
+            yield file.name, file.read_bytes

@@ -97,11 +97,14 @@ def _frame(direction: ArrayLike, axis: ArrayLike) -> Array:
 
 
 def _twist(rotations: Array, axis: Array) -> Array:
-    """Take the part about `axis` of rotations (N, 3, 3) (swing–twist), as vectors (N, 3), rad."""
+    """Take the part about `axis` of rotations (N, 3, 3) (swing–twist), as vectors (N, 3), rad.
+
+    Its angle lies within ±π, whatever full turns a recording has gone through: half of it is used.
+    """
     unit = axis / np.linalg.norm(axis)
-    quaternions = Rotation.from_matrix(rotations).as_quat()
+    quaternions = Rotation.from_matrix(rotations).as_quat(canonical=True)
     half = np.arctan2(quaternions[:, :3] @ unit, quaternions[:, 3])
-    return 2 * np.unwrap(half, period=np.pi)[:, None] * unit
+    return 2 * half[:, None] * unit
 
 
 def _swing(start: Array, ends: Array) -> Array:
