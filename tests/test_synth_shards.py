@@ -175,8 +175,8 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
         write(tmp_path, count=9, workers=2, kill_at=5)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups to signal")
-def test_ctrl_c_stops_all_workers_quietly(tmp_path: Path) -> None:
+def start_long_run(folder: Path) -> subprocess.Popen[str]:
+    """Write shards with two workers in a process group of its own, and wait for the first."""
     code = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -186,10 +186,10 @@ from test_synth_shards import CROPS, Fake
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth import shards
 if __name__ == "__main__":
-    shards.write_shards(partial(Fake, pause=0.005), Path({str(tmp_path)!r}), CROPS, start=0,
+    shards.write_shards(partial(Fake, pause=0.005), Path({str(folder)!r}), CROPS, start=0,
                         count=10**5, workers=2, report=Reporter())
 """
-    script = tmp_path.parent / "script.py"
+    script = folder.parent / "script.py"
     script.write_text(code)
     process = subprocess.Popen(
         [sys.executable, script],
@@ -199,8 +199,14 @@ if __name__ == "__main__":
         start_new_session=True,
     )
     until = time.monotonic() + 60
-    while not list(tmp_path.glob("*.npz")) and time.monotonic() < until:
+    while not list(folder.glob("*.npz")) and time.monotonic() < until:
         time.sleep(0.05)
+    return process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups to signal")
+def test_ctrl_c_stops_all_workers_quietly(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, complaints = process.communicate(timeout=30)
     assert process.returncode in (1, -signal.SIGINT)
@@ -208,6 +214,13 @@ if __name__ == "__main__":
     assert not list(tmp_path.glob(".*.part"))
     for path in tmp_path.glob("*.npz"):
         read_shard(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups to signal")
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)  # ends when nobody holds the pipe any more
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:

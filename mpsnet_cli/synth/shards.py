@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -321,9 +322,17 @@ def _carry_out(tasks: list[_Task], make: MakeSamples, workers: int) -> Generator
             pool.shutdown(cancel_futures=True)
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
 def _begin(make: MakeSamples, stop: Event) -> None:
-    """Prepare a worker process."""
+    """Prepare a worker process, which ends with its parent even if that is killed."""
     global _samples, _stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     _samples, _stop = make(), stop
