@@ -58,7 +58,8 @@ def test_order_is_kept_beyond_ten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"features": np.zeros((5, 7), np.float32)}, r"features has shape \(5, 7\).*\(5, 2048\)"),
+        ({"features": np.zeros((4, 7), np.float32)}, r"features has shape \(4, 7\).*\(5, 7\)"),
+        ({"features": np.zeros(5, np.float32)}, r"features has shape \(5,\)"),
         ({"joint_set": "common14"}, r"joints3d has shape \(5, 24, 3\).*\(5, 14, 3\)"),
         ({"joint_set": "coco"}, "joint_set 'coco'"),
         ({"joint_set": "none"}, "joints3d"),

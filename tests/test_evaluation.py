@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,6 +285,12 @@ def test_a_regressor_of_another_body_is_refused(free: BodyModel) -> None:
     regressor = recipe.body()["J_regressor_h36m"]
     with pytest.raises(InputError, match=r"for 6890 vertices, and the body free-1 has \d+"):
         evaluate_sequences([truth()], repeat_truth(truth()), free, joint_regressor=regressor)
+
+
+def test_features_of_another_backbone_are_refused(free: BodyModel) -> None:
+    narrow = replace(truth(), features=np.zeros((20, 7), np.float32))
+    with pytest.raises(InputError, match=r"has 7 features a frame, and the weights take 2048"):
+        evaluate([narrow], stand_in(repeat_truth(truth())), free)
 
 
 def test_weights_that_give_no_numbers_are_refused(free: BodyModel) -> None:

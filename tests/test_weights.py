@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,10 @@ def test_existing_file_is_kept(tmp_path: Path) -> None:
 
 
 def test_unwritable_output_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, _: bytes) -> None:
-        path.touch()
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr("safetensors.torch.save", lambda *_: b"")
     with pytest.raises(OutputError, match="No space left"):
         save_untrained(tmp_path / "new.safetensors", seed=0)

@@ -8,7 +8,7 @@ import click
 
 from mpsnet_cli._version import __version__
 
-COMMANDS = ("run", "weights")
+COMMANDS = ("run", "weights", "eval", "train", "features", "synth", "attention")
 
 
 class LazyGroup(click.Group):

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.body.joint_sets import COMMON14_ROWS, JointSet
 from mpsnet_cli.datasets.joblib_file import read_joblib
-from mpsnet_cli.datasets.sequences import FEATURE_DIM, Sequence
+from mpsnet_cli.datasets.sequences import Sequence
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.progress import Reporter
 
 TARGET_SCALE = 1.2  # side of the square that 2D targets refer to, in sides of a database's bbox
 DEFAULT_FPS = 30.0
+FEATURE_DIM = 2048  # of the lineage's backbone
 REQUIRED = ("vid_name", "features")
 SHAPES: dict[str, tuple[int, ...]] = {"pose": (72,), "shape": (10,), "bbox": (4,)}
 SETS: dict[int, JointSet] = {14: "common14", 49: "spin49"}  # by the number of joints

@@ -17,7 +17,6 @@ from mpsnet_cli.body.joint_sets import JOINT_SETS, SIZES, JointSet
 from mpsnet_cli.errors import InputError, OutputError
 
 FORMAT = "mpsnet-sequences/1"
-FEATURE_DIM = 2048
 LABELS = ("joints3d", "joints2d", "pose", "betas", "bboxes")  # each may be unknown
 
 Floats = NDArray[np.float32]
@@ -35,7 +34,7 @@ class Sequence:
     body: str  # "smpl" or "free-1": whose pose, betas and joints
     fps: float  # Hz
     frame_ids: NDArray[np.int64]  # (N,) of the source, strictly ascending; frames may be missing
-    features: Floats  # (N, 2048) from the backbone
+    features: Floats  # (N, D) from the backbone; 2048 of ResNet-50
     joint_set: JointSet = "none"  # of joints3d and joints2d
     joints3d: Floats | None = None  # (N, J, 3) m, about any root; zero for joints not known
     joints2d: Floats | None = None  # (N, J, 3) x, y in the [-1, 1]² of bboxes, confidence 0..1
@@ -52,7 +51,7 @@ class Sequence:
         if self.frame_ids.dtype.kind != "i" or (np.diff(self.frame_ids) <= 0).any():
             raise ValueError("frame_ids are not ascending whole numbers")
         for name, shape in (
-            ("features", (n, FEATURE_DIM)),
+            ("features", (n, self.features.shape[-1])),
             ("joints3d", (n, joints, 3)),
             ("joints2d", (n, joints, 3)),
             ("pose", (n, 72)),

@@ -59,6 +59,13 @@ def evaluate(
     `release_batching` runs windows in groups of eight that mix, as the release does (see `MoCA`).
     """
     report = report or Reporter()
+    sequences = list(sequences)
+    for sequence in sequences:
+        if (width := sequence.features.shape[1]) != model.config.feature_dim:
+            raise InputError(
+                f"The sequence {sequence.name} has {width} features a frame, and the weights take "
+                f"{model.config.feature_dim}: give the weights that its features were made with."
+            )
     speaks = body.name.startswith(model.config.body)
     if not speaks:
         report.warn(

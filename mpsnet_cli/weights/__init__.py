@@ -268,7 +268,10 @@ def save_network(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        part.write_bytes(save(state, {METADATA_KEY: json.dumps(header)}))
+        with part.open("wb") as file:
+            file.write(save(state, {METADATA_KEY: json.dumps(header)}))
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error}.") from error
