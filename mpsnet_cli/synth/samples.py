@@ -1,0 +1,267 @@
+"""Labelled pictures of people that never were: sample k of a seed is the same whoever asks.
+
+Two steps. `draw` throws all dice, in numpy (staging.py). `render` poses, rasterises, lights and
+develops in batches of torch operations, on any device. Devices agree but for rounding; on one CPU
+thread not even that depends on what a picture is made together with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpsnet_cli.body.arrays import read_free_body
+from mpsnet_cli.body.lookup import FREE_BODY_FILE
+from mpsnet_cli.synth.appearance import Look, Painter
+from mpsnet_cli.synth.backdrop import View, paint_backdrop
+from mpsnet_cli.synth.film import BLOCK, GRAIN_SIDE, develop
+from mpsnet_cli.synth.gbuffer import GBuffer, Rasteriser, rasterise
+from mpsnet_cli.synth.lighting import CAVITY, CAVITY_DEPTH, Light, Shadows, cavities, shine
+from mpsnet_cli.synth.mannequin import Fit, Mannequin
+from mpsnet_cli.synth.plates import Plates
+from mpsnet_cli.synth.records import stack
+from mpsnet_cli.synth.repertoire import Split, load_repertoire
+from mpsnet_cli.synth.staging import Camera, Label, Person, Scene, Staging
+
+Floats = NDArray[np.float32]
+
+PIXELS_AT_ONCE = 4 * 128 * 128  # on a CPU, as its caches like it
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """n pictures of S × S with their labels."""
+
+    images: NDArray[np.uint8]  # (n, S, S, 3) RGB
+    masks: NDArray[np.bool_]  # (n, S, S) where the person is seen
+    pose: Floats  # (n, 72) axis-angle, rad, the root's in the camera frame
+    betas: Floats  # (n, 10)
+    cam: Floats  # (n, 3) s, tx, ty of the weak-perspective camera in the crop's [-1, 1]²
+    joints2d: Floats  # (n, 24, 2) in the crop's [-1, 1]²
+    visible: NDArray[np.bool_]  # (n, 24) in the picture and behind nothing but the person
+    joints3d: Floats  # (n, 24, 3) m, camera axes, before transl
+    transl: Floats  # (n, 3) m
+    bboxes: Floats  # (n, 4) cx, cy, w, h of the square that the crop is, px of the virtual image
+    focal_length: Floats  # (n,) px of the virtual image
+    image_size: Floats  # (n, 2) width, height, px; the principal point is its middle
+
+
+class Pictures(NamedTuple):
+    """What `Samples.render` makes of n scenes, on its device."""
+
+    images: Tensor  # (n, S, S, 3) uint8 RGB
+    masks: Tensor  # (n, S, S) bool
+    visible: Tensor  # (n, 24) bool
+
+
+class Samples:
+    """Draws and renders the samples of one seed and split.
+
+    `split` "train" and "held-out" share neither random streams nor motion takes nor painted plates,
+    and some kinds of cloth pattern and plate are held out altogether. `textures` and `backgrounds`
+    are folders of the user's pictures for cloth and for what is around people, split by name.
+    `size` is a multiple of 8 up to 512, px. Raises ValueError for another, or for another split,
+    and InputError for a folder without pictures or, when it is its turn, with one that cannot be
+    read.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        size: int = 224,
+        split: Split = "train",
+        device: str | torch.device = "cpu",
+        rasteriser: Rasteriser = "cv2",
+        textures: Path | None = None,
+        backgrounds: Path | None = None,
+    ) -> None:
+        if size not in range(BLOCK, GRAIN_SIDE + 1, BLOCK):
+            raise ValueError(
+                f"The size is {size} px, and must be a multiple of {BLOCK} up to {GRAIN_SIDE}."
+            )
+        self.size = size
+        self.device = torch.device(device)
+        self._rasteriser = rasteriser
+        body = read_free_body(FREE_BODY_FILE.read_bytes())
+        self._cloth = Plates(split, textures, device=self.device)
+        self._world = self._cloth
+        if backgrounds != textures:
+            self._world = Plates(split, backgrounds, device=self.device)
+        self._staging = Staging(
+            body,
+            load_repertoire(split),
+            self._cloth,
+            self._world,
+            seed=seed,
+            held_out=split == "held-out",
+            size=size,
+        )
+        self._mannequin = Mannequin(body, device=self.device)
+        self._painter = Painter(self._cloth, device=self.device)
+
+    def crops(self, indices: Iterable[int]) -> CropBatch:
+        """Make single pictures."""
+        return self._batch([scene for index in indices for scene in self.draw(index, frames=1)])
+
+    def sequence(self, index: int, frames: int) -> CropBatch:
+        """Make consecutive frames, at 30 fps, of one person in one place before one camera."""
+        return self._batch(self.draw(index, frames=frames))
+
+    def draw(self, index: int, *, frames: int) -> list[Scene]:
+        """Throw the dice for a sample of so many pictures; needs no device, and can be pickled."""
+        return self._staging.draw(index, frames=frames)
+
+    @torch.inference_mode()
+    def render(self, scenes: Sequence[Scene]) -> Pictures:
+        """Make the pictures of scenes."""
+        at_once = len(scenes)
+        if self.device.type == "cpu":
+            at_once = max(1, PIXELS_AT_ONCE // self.size**2)
+        chunks = [scenes[k : k + at_once] for k in range(0, len(scenes), at_once)]
+        parts = [self._render(chunk) for chunk in chunks]
+        return Pictures(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _render(self, scenes: Sequence[Scene]) -> Pictures:
+        count, size = len(scenes), self.size
+        hosts = [k for k, scene in enumerate(scenes) if scene.company]
+        persons = [s.person for s in scenes] + [s.company for s in scenes if s.company]
+        self._cloth.load(np.stack([person.look.figure.plate for person in persons]))
+        self._world.load(np.stack([scene.backdrop.plates() for scene in scenes]))
+        owner = torch.tensor([*range(count), *hosts], device=self.device)
+        people: Person = stack(persons, self.device)
+        rest = Scene._make(
+            None if name in ("person", "company") else stack(values, self.device)
+            for name, values in zip(Scene._fields, zip(*scenes, strict=True), strict=True)
+        )
+        camera, light = rest.camera, rest.light
+
+        mannequin, look = self._mannequin, people.look
+        loft = self._painter.loft(look, mannequin.places[mannequin.body].T)
+        fit = Fit(loft, *(getattr(look, name) for name in Fit._fields[1:]))
+        vertices, normals = mannequin.pose(people.rotations, people.transforms, people.betas, fit)
+        vertices += people.transl[:, None]
+        seen = rasterise(
+            vertices,
+            mannequin.faces,
+            focal=camera.focal[owner],
+            principal=camera.principal[owner],
+            size=size,
+            method=self._rasteriser,
+        )
+        shadows = Shadows(vertices, owner, vertices[:count].mean(dim=1), light.towards)
+        view, shadow = self._view(camera, light, shadows)
+        picture, front = paint_backdrop(rest.backdrop, view, self._world, shadow)
+        shown = (seen.face >= 0) & ~front[owner]
+        if hosts:
+            host, guest = owner[count:], torch.arange(count, len(owner), device=self.device)
+            nearer = seen.depth[host] <= seen.depth[guest]
+            shown[guest] &= ~nearer
+            shown[host] &= nearer | (seen.depth[guest] == torch.inf)
+            front[host] |= shown[guest]
+        self._draw_people(picture, seen, shown, owner, look, normals, camera, light, shadows)
+
+        sensors = np.array([scene.film.sensor for scene in scenes])
+        picture = develop(picture.transpose(0, 1), rest.film, sensors=sensors)
+        grid = torch.arange(size, device=self.device)
+        inside = (grid >= camera.frame[:, :2, None]) & (grid <= camera.frame[:, 2:, None])
+        inside = inside[:, 1, :, None] & inside[:, 0, None, :]
+        images = picture.mul_(255 * inside[:, None]).round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+        pixel = ((rest.label.joints2d + 1) * (size / 2)).round().long()
+        within = ((pixel >= 0) & (pixel < size)).all(dim=2)
+        x, y = pixel.clamp(0, size - 1).unbind(dim=2)
+        rows = torch.arange(count, device=self.device)[:, None]
+        visible = within & (inside & ~front)[rows, y, x]
+        return Pictures(images.contiguous(), shown[:count] & inside, visible)
+
+    def _batch(self, scenes: list[Scene]) -> CropBatch:
+        labels = Label(*map(np.stack, zip(*(scene.label for scene in scenes), strict=True)))
+        stated = {name: v.astype(np.float32) for name, v in labels._asdict().items()}
+        made = {name: v.cpu().numpy() for name, v in self.render(scenes)._asdict().items()}
+        return CropBatch(**stated, **made)
+
+    def _view(self, camera: Camera, light: Light, shadows: Shadows) -> tuple[View, Tensor]:
+        """Follow the pixels' rays to what they see, and to the shadows on the ground."""
+        grid = torch.arange(self.size, dtype=torch.float32, device=self.device)
+        across, down = (
+            (grid - camera.principal[:, k, None]) / camera.focal[:, None] for k in (0, 1)
+        )
+
+        def along(direction: Tensor) -> Tensor:  # (n, 3) to (n, S, S)
+            rows = (direction[:, 1, None] * down + direction[:, 2, None])[:, :, None]
+            return rows + (direction[:, 0, None] * across)[:, None]
+
+        depth = along(camera.back[:, 2])
+        focal, *middle = camera.first.T[..., None, None]
+        x, y = (along(camera.back[:, k]) / depth * focal + middle[k] for k in (0, 1))
+        up = (camera.back.mT @ camera.up[..., None])[..., 0]  # in this picture's camera frame
+        fall = -along(up)
+        metres = camera.height[:, None, None] / fall.clamp(min=1e-3)
+        right = F.normalize(torch.linalg.cross(up, camera.back[:, 2]), dim=1)
+        forward = torch.linalg.cross(right, up)
+        ahead = along(forward) * metres
+        view = View(x, y, along(right) * metres, ahead, torch.where(fall > 1e-3, ahead, torch.inf))
+        sun = light.direct.mean(dim=1) * (light.towards * up).sum(dim=1).clamp(min=0)
+        share = light.shadow * sun / (sun + light.above.mean(dim=1))
+        east, north = (along(shadows.axes[:, k]) * metres for k in (0, 1))
+        return view, share[:, None, None] * shadows.on_ground(east, north)
+
+    def _draw_people(
+        self,
+        picture: Tensor,
+        seen: GBuffer,
+        shown: Tensor,
+        owner: Tensor,
+        look: Look,
+        normals: Tensor,
+        camera: Camera,
+        light: Light,
+        shadows: Shadows,
+    ) -> None:
+        """Draw what is shown of people over the light (3, n, S, S) of what is behind them."""
+        mannequin, size = self._mannequin, self.size
+        number = shown.view(-1).nonzero()[:, 0]
+        person, pixel = number // (size * size), number % (size * size)
+        row, column = pixel // size, pixel % size
+        scene = owner.index_select(0, person)
+        depth = seen.depth.view(-1).index_select(0, number)
+        corners = mannequin.faces.index_select(0, seen.face.view(-1).index_select(0, number))
+        bary = seen.bary.view(-1, 3).index_select(0, number)
+        table = torch.cat([normals, mannequin.places.expand_as(normals)], dim=2)
+        values = F.embedding_bag(
+            corners + person[:, None] * table.shape[1],
+            table.view(-1, 6),
+            mode="sum",
+            per_sample_weights=bary,
+        )
+        normal, places = values.T.contiguous().split(3)
+        parts = mannequin.kinds.index_select(0, corners[:, 0])
+        cells = size // CAVITY
+        cell = (person * cells + row // CAVITY) * cells + column // CAVITY
+        around = cavities(seen.depth).view(-1).index_select(0, cell)
+        openness = 1 - ((depth - around) / CAVITY_DEPTH).clamp(0, 0.7)
+        alone = len(owner) == 1
+
+        def of(values: Tensor) -> Tensor:  # (n, …) to (…, P), or (…, 1) for the only scene
+            return values.movedim(0, -1) if alone else values[scene].movedim(0, -1)
+
+        x, y = (
+            (at - of(camera.principal[:, k])) / of(camera.focal) * depth
+            for k, at in enumerate((column, row))
+        )
+        points = torch.stack([x, y, depth])
+        surface = self._painter.paint(look, None if alone else person, places, parts)
+        hidden = shadows.on_people(points, None if alone else scene)
+        own = Light(*(of(values) for values in light))
+        up = of((camera.back.mT @ camera.up[..., None])[..., 0])
+        lit = shine(surface, points, normal, openness, hidden, own, up)
+        picture.view(3, -1).index_copy_(1, scene * (size * size) + pixel, lit)
