@@ -84,7 +84,7 @@ def test_every_option_arrives(wired: dict[str, Any], tmp_path: Path) -> None:
 def test_sequences_have_a_length_by_default(wired: dict[str, Any]) -> None:
     call("out", "--kind", "sequences", "--count", 1)
     (_, recipe), _ = wired["shards"]
-    assert recipe.frames == 32
+    assert recipe.frames == 64
 
 
 @pytest.mark.parametrize(

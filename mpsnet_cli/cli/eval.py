@@ -179,8 +179,8 @@ def _show(result: Result, facts: dict[str, Any], paper: PaperRow | None) -> None
         )
     Console(markup=False).print(table)
     click.echo(
-        "ACC-ERR: the paper prints mm/s², its release computes mm/frame². Here are both; the "
-        "paper's number stands in the column of what was computed."
+        "ACC-ERR: the paper prints mm/s², its release computes mm/frame². Here are both"
+        + ("; the paper's number stands in the column of what was computed." if paper else ".")
     )
     if result.people:
         click.echo("camera, image: joints compared where they stand, with nothing aligned.")

@@ -12,9 +12,10 @@ from mpsnet_cli.cli import options
 from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
 
 if TYPE_CHECKING:
+    from mpsnet_cli.synth.repertoire import Split
     from mpsnet_cli.synth.shards import Kind
 
-FRAMES = 32  # of a sequence
+FRAMES = 64  # of a sequence: enough for the discriminator, which leaves out shorter motions
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -76,7 +77,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @options.quiet
 def synth(
     out: Path, kind: Kind, count: int, frames: int | None, seed: int, start: int, size: int,
-    split: str, textures: Path | None, backgrounds: Path | None, device: str, workers: int | None,
+    split: Split, textures: Path | None, backgrounds: Path | None, device: str, workers: int | None,
     sheet: Path | None, style: str | None,
 ) -> None:  # fmt: skip
     """Make pictures of synthetic people with exact ground truth, in OUT.
