@@ -69,17 +69,19 @@ def rasterise(
     pixel = (face.view(-1) >= 0).nonzero()[:, 0]
     mesh = pixel // (size * size)
     column, row = pixel % size, pixel // size % size
-    corner = faces[face.view(-1)[pixel]] + (mesh * vertices.shape[1])[:, None]
+    corner = faces.index_select(0, face.view(-1).index_select(0, pixel))
+    corner += (mesh * vertices.shape[1])[:, None]
     seen = torch.cat([_project(vertices, focal, principal), vertices[..., 2:]], dim=2)
-    corners = seen.view(-1, 3).index_select(0, corner.view(-1)).view(-1, 3, 3)
-    depths = corners[..., 2]
+    corners = seen.view(-1, 3).index_select(0, corner.view(-1)).view(-1, 9)
+    corners = corners.T.contiguous().view(3, 3, -1)
+    depths = corners[:, 2]
     # At an outline OpenCV may take a pixel that lies outside by rounding: clamped to the face.
-    weights = _areas(corners, column, row).clamp(min=1e-12) / depths  # proportional to those wanted
-    weights /= weights.sum(1, keepdim=True)
+    weights = _areas(corners, column, row).clamp_(min=1e-12).div_(depths)  # but for their sum
+    weights /= weights.sum(0)
     bary = vertices.new_zeros(*face.shape, 3)
-    bary.view(-1, 3)[pixel] = weights
+    bary.view(-1, 3).index_copy_(0, pixel, weights.T)
     depth = vertices.new_full(face.shape, math.inf)
-    depth.view(-1)[pixel] = (weights * depths).sum(1)
+    depth.view(-1).index_copy_(0, pixel, (weights * depths).sum(0))
     return GBuffer(face, bary, depth)
 
 
@@ -89,15 +91,15 @@ def _project(vertices: Tensor, focal: Tensor, principal: Tensor) -> Tensor:
 
 
 def _areas(corners: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """Measure the three triangles (T, 3) that points (T,) make with the edges of faces (T, 3, 2).
+    """Measure the three triangles (3, T) that points (T,) make with the edges of faces (3, 2, T).
 
     Twice the areas, opposite to each corner, px²; all are positive inside a front face. Two faces
     that share an edge get exactly opposite values for it, so that no point falls between them:
     keep the two products apart, for a fused multiply-add would round one of them only.
     """
-    xa, xb, xc = (corners[..., 0] - column[:, None]).unbind(1)
-    ya, yb, yc = (corners[..., 1] - row[:, None]).unbind(1)
-    return torch.stack([yb * xc - xb * yc, yc * xa - xc * ya, ya * xb - xa * yb], dim=1)
+    xa, xb, xc = corners[:, 0] - column
+    ya, yb, yc = corners[:, 1] - row
+    return torch.stack([yb * xc - xb * yc, yc * xa - xc * ya, ya * xb - xa * yb])
 
 
 def _choose_cv2(
@@ -200,7 +202,7 @@ def _compete(best: Tensor, pixels: Tensor, depths: Tensor, faces: Tensor, size: 
         rank = torch.arange(len(winner), device=face.device) - (begin[winner] - begin[part[:1]])
         column = low[winner, 0] + rank % span[winner, 0]
         row = low[winner, 1] + rank // span[winner, 0]
-        areas = _areas(corners[winner], column, row)
+        areas = _areas(corners[winner].permute(1, 2, 0), column, row).T
         inside = (areas >= 0).all(1) & (areas.sum(1) > 0)
         winner, column, row, areas = (t[inside] for t in (winner, column, row, areas))
         depth = areas.sum(1) / (areas * nearness[winner]).sum(1)

@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 SKIRT_TOP, SKIRT_BOTTOM, SKIRT_ROWS, SKIRT_COLUMNS = 0.06, -0.84, 18, 28
 HAIR_TOP, HAIR_BOTTOM, HAIR_ROWS, HAIR_COLUMNS = 0.70, 0.16, 13, 17
 BALL_ROWS, BALL_COLUMNS = 7, 10
-CELL, FINGER_CELL = 0.018, 0.012  # m, in which one vertex is kept; that of hands
+CELL, FINGER_CELL = 0.023, 0.015  # m, in which one vertex is kept; that of hands
 WRIST = 0.66  # m from the middle
 
 PELVIS, CHEST, HEAD, HANDS = 0, 9, 15, (22, 23)
@@ -169,7 +169,7 @@ def skeleton_transforms(rotations: Array, rest_joints: Array) -> tuple[Array, Ar
     turned = np.empty_like(rotations)
     joints = np.empty_like(rest_joints)
     turned[:, 0], joints[:, 0] = rotations[:, 0], rest_joints[:, 0]
-    for level, parents in _levels():
+    for level, parents in _LEVELS:
         turned[:, level] = turned[:, parents] @ rotations[:, level]
         bones = rest_joints[:, level] - rest_joints[:, parents]
         joints[:, level] = joints[:, parents] + (turned[:, parents] @ bones[..., None])[..., 0]
@@ -182,6 +182,9 @@ def _levels() -> Iterator[tuple[list[int], list[int]]]:
     level = [0]
     while level := [joint for joint, parent in enumerate(PARENTS) if parent in level]:
         yield level, [PARENTS[joint] for joint in level]
+
+
+_LEVELS = list(_levels())
 
 
 class _Mesh(NamedTuple):
