@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mpsnet_cli.synth.appearance import Surface
 from mpsnet_cli.synth.backdrop import Backdrop, View, draw_backdrop, paint_backdrop
@@ -123,20 +124,21 @@ def test_drawn_films_differ_and_stay_in_range() -> None:
 def test_a_roof_casts_its_shadow_and_no_other() -> None:
     steps = np.linspace(-0.5, 0.5, 60)
     roof = np.stack(np.meshgrid(steps, [-1.0], 5 + steps), axis=-1).reshape(1, -1, 3)
+    under = [(0, 0, 5), (0.4, 0, 4.6), (-0.4, 0.5, 5.4)]
+    beside = [(0.7, 0, 5), (0, 0, 4.3), (0, -1.5, 5), (0.2, -1.0, 5.3)]
+    points = np.concatenate([roof, [under], [beside]], axis=1)
     shadows = Shadows(
-        torch.tensor(roof, dtype=torch.float32),
+        torch.tensor(points, dtype=torch.float32),
         torch.tensor([0]),
         torch.tensor([[0.0, 0, 5]]),
         torch.tensor([[0.0, -1, 0]]),
     )
-    under = torch.tensor([(0, 0, 5), (0.4, 0, 4.6), (-0.4, 0.5, 5.4)]).T
-    beside = torch.tensor([(0.7, 0, 5), (0, 0, 4.3), (0, -1.5, 5), (0, -1.0, 5)]).T
-    for owner in (None, torch.tensor([0] * 3)):
-        np.testing.assert_array_equal(shadows.on_people(under, owner), 1)
-    np.testing.assert_array_equal(shadows.on_people(beside, None), 0)
-    ground = torch.tensor([[(0.0, 0.5, 5.0), (0.9, 0.5, 5.0)]])
-    east, north = (ground @ shadows.axes[0, k] for k in (0, 1))
-    dark, lit = shadows.on_ground(east[None], north[None])[0, 0]
+    np.testing.assert_array_equal(shadows.hidden[0, -7:-4], 1)
+    np.testing.assert_array_equal(shadows.hidden[0, -4:], 0)
+    up, height = torch.tensor([[0.0, -1, 0]]), torch.tensor([[[0.5]]])
+    rays = torch.tensor([(0.0, 0.5, 5.0), (0.9, 0.5, 5.0)])  # they fall by 0.5
+    grid = (rays @ shadows.below(up, height).mT / 0.5)[:, None]
+    dark, lit = F.grid_sample(shadows.covered, grid, align_corners=False).flatten()
     assert dark > 0.9
     assert lit < 0.1
     assert 2 * REACH / CELLS < 0.04  # m: finer than a limb
@@ -183,9 +185,15 @@ def test_scenes_are_painted_with_their_things_in_place() -> None:
     plates.load(drawn.plates())
     step = (torch.arange(SIZE) + 0.5) / SIZE - 0.5
     y, x = torch.meshgrid(step, step, indexing="ij")
-    far = torch.full((1, SIZE, SIZE), torch.inf)
-    view = View(x[None], y[None], far * 0, far * 0, far)
-    picture, front = paint_backdrop(scene, view, plates, torch.zeros(1, SIZE, SIZE))
+    middle = 0.5 / SIZE - 0.5
+    view = View(
+        size=SIZE,
+        plane=torch.tensor([[(1 / SIZE, 0, middle), (0, 1 / SIZE, middle)]]),
+        ground=torch.zeros(1, 3, 3),
+        shaded=torch.zeros(1, 2, 3),
+        shadow=torch.zeros(1, 1, 1, 1),
+    )
+    picture, front = paint_backdrop(scene, view, plates)
     inside = ((x - 0.25).abs() < 0.1) & ((y + 0.25).abs() < 0.2)
     assert torch.equal(front[0], inside)
     np.testing.assert_allclose(picture[0, 0], torch.where(inside, 0.5, 0.0), atol=1e-6)

@@ -142,16 +142,6 @@ def _solids() -> tuple[list[int], Array, Array, Array]:
     return carriers, places - REST[carriers], np.array(all_radii), np.array(clearances)
 
 
-def _generations() -> list[tuple[list[int], list[int], Array]]:
-    """List the joints that are as far from the root, their parents, and the bones (K, 3, 1), m."""
-    generations, youngest = [], {ROOT}
-    while children := [joint for joint in range(24) if PARENTS[joint] in youngest]:
-        parents = [PARENTS[joint] for joint in children]
-        generations.append((children, parents, (REST[children] - REST[parents])[..., None]))
-        youngest = set(children)
-    return generations
-
-
 LEAST, GREATEST = _ranges()
 REST = np.array(
     [
@@ -168,7 +158,6 @@ _TWISTS[:, 1] = True
 _TWISTS[ARMS] = True, False, False
 _ROLL = ROLL_PER_ELEVATION * np.array([1, -1])  # per z of the left and the right shoulder
 _MIDDLE = (LEAST + GREATEST)[SHOULDERS, 0] / 2
-_GENERATIONS = _generations()
 _CARRIERS, _CENTRES, _RADII, _CLEARANCES = _solids()
 _SPLIT = len(_CLEARANCES), len(_CLEARANCES) + _CLEARANCES.shape[1]
 
@@ -219,14 +208,21 @@ def mirror(angles: Array) -> Array:
     return angles[..., _PARTNERS, :] * (1, -1, -1)
 
 
-def joints(rotations: Array) -> tuple[Array, Array]:
-    """Place the joints of the free body (N, 24, 3), m from its pelvis, and their axes."""
-    turned, places = rotations.copy(), np.zeros(rotations.shape[:-1])
-    for generation, parents, bones in _GENERATIONS:
-        axes = turned[:, parents]
-        turned[:, generation] = axes @ rotations[:, generation]
-        places[:, generation] = places[:, parents] + (axes @ bones)[..., 0]
-    return places, turned
+def joints(rotations: Array, rest: Array = REST) -> tuple[Array, Array]:
+    """Place joints (N, 24, 3), m, and turn their axes (N, 24, 3, 3); the pelvis stays.
+
+    `rest` (24, 3) or (N, 24, 3) are those of the T-pose: the free body's from its pelvis, or other.
+    """
+    local = np.zeros((*rotations.shape[:2], 4, 4))
+    local[..., :3, :3] = rotations
+    local[..., :3, 3] = rest
+    local[:, 1:, :3, 3] -= rest[..., PARENTS[1:], :]
+    local[..., 3, 3] = 1
+    placed = [local[:, ROOT]]
+    for joint in range(1, 24):  # after its parent
+        placed.append(placed[PARENTS[joint]] @ local[:, joint])
+    whole = np.stack(placed, axis=1)
+    return whole[..., :3, 3], whole[..., :3, :3]
 
 
 def overlap(rotations: Array) -> Array:

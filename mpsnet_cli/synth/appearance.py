@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum, auto
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 class Thing(IntEnum):
-    """What a point of a person is made of."""
+    """What a point of a person is made of; of what lies on each other, the higher is outside."""
 
     SKIN = 0
     SOCKS = auto()
@@ -80,7 +81,7 @@ HAIR_COLOURS = np.array(
 
 NEVER = 9.0  # m, where an edge is that is not met
 
-RELIEF_SIDE = 256  # texels of a tile of noise, which repeats
+RELIEF_SIDE = 128  # texels of a tile of noise, which repeats
 RELIEF_PERIOD = 0.35  # m
 RELIEF_SEED = 5
 SWELLS = 8  # smooth fields of which the unevenness of loose clothes is made
@@ -133,7 +134,7 @@ class Cut(NamedTuple):
 class Look(NamedTuple):
     """One person's appearance; stacked, that of n people."""
 
-    cut: Cut
+    cut: Value  # (cuts,) a Cut as one array
     cloth: Cloth  # of each Thing
     figure: Figure
     loft: Value  # (things,) m, away from the skin
@@ -187,7 +188,7 @@ def draw_look(rng: np.random.Generator, plates: Plates, *, held_out: bool) -> Lo
     copy(Thing.ON_HEAD, on_head)
     tight = rng.random(2) < 0.25
     return Look(
-        cut=_draw_cut(rng, cuff=cuff, coat=coat, hat=hat, bald=bald, gloves=gloves),
+        cut=np.array(_draw_cut(rng, cuff=cuff, coat=coat, hat=hat, bald=bald, gloves=gloves)),
         cloth=cloth,
         figure=figure,
         loft=_draw_loft(rng, tight),
@@ -276,6 +277,7 @@ def _draw_cut(
 ) -> Cut:
     sleeves, boots = rng.random(2)
     sleeve = (0.58, 0.68) if sleeves < 0.48 else (0.24, 0.45) if sleeves < 0.88 else (0.14, 0.2)
+    opening = 0.0 if rng.random() < 0.4 else rng.uniform(0.0, 0.09)
     shoe = (-NEVER, -NEVER) if boots < 0.08 else (-0.87, -0.82) if boots < 0.9 else (-0.8, -0.5)
     return Cut(
         sock=rng.uniform(-0.85, -0.45) if rng.random() < 0.6 else -NEVER,
@@ -288,8 +290,8 @@ def _draw_cut(
         coat_hem=rng.uniform(-0.2, 0.05) if coat else NEVER,
         coat_sleeve=rng.uniform(0.56, 0.68) if rng.random() < 0.88 else 0.2,
         coat_collar=rng.uniform(0.05, 0.1),
-        opening=0.0 if rng.random() < 0.4 else rng.uniform(0.0, 0.09),
-        opening_slope=rng.uniform(-0.1, 0.35),
+        opening=opening,
+        opening_slope=rng.uniform(-0.1, 0.35) * (opening > 0),
         opening_middle=rng.normal(0, 0.01),
         left_glove=gloves[0],
         right_glove=gloves[1],
@@ -367,7 +369,7 @@ class Painter:
 
     def loft(self, look: Look, places: Tensor) -> Tensor:
         """Find how far the vertices of the body, at `places` (3, B), move outwards: (n, B), m."""
-        thing = _worn(Cut(*(value[:, None] for value in look.cut)), places)
+        thing = _worn(Cut(*look.cut.T[..., None]), places)
         x, y, _ = places
         down = torch.maximum((0.35 - y) / 0.5, (x.abs() - 0.2) / 0.45).clamp(0, 1)
         low = ((-0.1 - y) / 0.7).clamp(0, 1)
@@ -387,35 +389,34 @@ class Painter:
             self._sampled = torch.stack([self._noise(places + shift)[0] for shift in shifts])
         return self._sampled
 
-    def paint(self, look: Look, owner: Tensor | None, places: Tensor, parts: Tensor) -> Surface:
-        """Evaluate points at `places` (3, P) on `parts` (P,) of the persons `owner` (P,).
-
-        An `owner` of None says that all points are those of the only person.
-        """
-        cuts, crumple = torch.stack(look.cut), look.crumple.T
-        if owner is not None:
-            cuts, crumple = cuts.index_select(1, owner), crumple.index_select(1, owner)
-        thing = _worn(Cut(*cuts), places)
-        thing = torch.where(parts == Part.BODY, thing, self._thing_of_part[parts])
-        row = thing if owner is None else thing + len(Thing) * owner
+    def paint(self, look: Look, owner: Tensor, places: Tensor, parts: Tensor) -> Surface:
+        """Evaluate points at `places` (3, P) on `parts` (P,) of the persons `owner` (P,)."""
+        thing = _worn(Cut(*look.cut.T.index_select(1, owner)), places)
+        thing *= parts == Part.BODY
+        thing += self._thing_of_part.index_select(0, parts)
+        row = thing + len(Thing) * owner
         cloth = Cloth(*_rows_of(look.cloth, row))
-        noise = self._noise(places + crumple)
+        noise = self._noise(places + look.crumple.T.index_select(1, owner))
         colour = cloth.first * (1 + cloth.mottle * noise[2])
         (some,) = (cloth.pattern[0] > 0).nonzero(as_tuple=True)
         if len(some):
-            figure = Figure(*_rows_of(look.figure, row[some]))
-            own = (cloth.pattern[0, some], thing[some], places[:, some], noise[1, some])
-            colour[:, some] = self._patterned(colour[:, some], figure, *own)
+            figure = Figure(*_rows_of(look.figure, row.index_select(0, some)))
+            own = (
+                values.index_select(-1, some)
+                for values in (colour, cloth.pattern[0], thing, places, noise[1])
+            )
+            colour.index_copy_(1, some, self._patterned(figure, *own))
         (face,) = ((thing == Thing.SKIN) & (places[2] > 0.045) & (places[1] > 0.53)).nonzero(
             as_tuple=True
         )
-        colour[:, face] = _face(colour[:, face], places[:, face])
+        own = (values.index_select(1, face) for values in (colour, places))
+        colour.index_copy_(1, face, _face(*own))
         return Surface(colour.square(), cloth.folds * noise, cloth.gloss[0])
 
     def _patterned(
         self,
-        colour: Tensor,
         figure: Figure,
+        colour: Tensor,
         pattern: Tensor,
         thing: Tensor,
         places: Tensor,
@@ -435,16 +436,18 @@ class Painter:
         (rows,) = (printed | (pattern == Pattern.PLATE)).nonzero(as_tuple=True)
         if len(rows):
             on_chest = torch.stack([x / 0.24 + 0.5, (0.38 - y) / 0.26])
-            u, v = torch.where(printed, on_chest, uv)[:, rows]
-            colour[:, rows] = self._plates.look_up(figure.plate[0, rows].long(), u, v)
+            u, v = torch.where(printed, on_chest, uv).index_select(1, rows)
+            numbers = figure.plate[0].index_select(0, rows).long()
+            colour.index_copy_(1, rows, self._plates.look_up(numbers, u, v))
         return colour
 
     def _noise(self, points: Tensor) -> Tensor:
         """Sample three fields of smooth noise (3, P), about ±1."""
-        x, y, z = points / RELIEF_PERIOD
-        plane = torch.stack([x + 0.37 * z, y + 0.61 * z], dim=1)
-        plane = (plane - plane.floor()) * (2 * RELIEF_SIDE / (RELIEF_SIDE + 1)) - 1
-        return F.grid_sample(self._relief, plane[None, None], align_corners=False)[0, :, 0]
+        x, y, z = points
+        plane = torch.stack([x + 0.37 * z, y + 0.61 * z]) / RELIEF_PERIOD
+        plane -= plane.floor()
+        plane.mul_(2 * RELIEF_SIDE / (RELIEF_SIDE + 1)).sub_(1)
+        return F.grid_sample(self._relief, plane.T[None, None], align_corners=False)[0, :, 0]
 
 
 def _rows_of(values: Cloth | Figure, rows: Tensor) -> Iterator[Tensor]:
@@ -458,46 +461,52 @@ def _worn(cut: Cut, places: Tensor) -> Tensor:
     """Say of which Thing the body's surface is at places (3, P), with cuts that broadcast."""
     x, y, z = places
     across = x.abs()
-    from_neck = x * x + (y - 0.55) ** 2 + (z + 0.01) ** 2
+    from_neck = x * x + (y - 0.55).square() + (z + 0.01).square()
     trunk = y < 0.53
-    thing = torch.zeros_like(cut.sock + y, dtype=torch.int64)
-    thing.masked_fill_(y < cut.sock, Thing.SOCKS)
-    thing.masked_fill_((y < cut.waist) & (y > cut.cuff), Thing.BOTTOM)
-    thing.masked_fill_(y < cut.shoe, Thing.SHOES)
-    top = (y > cut.hem) & (across < cut.sleeve) & (from_neck > cut.collar**2)
-    thing.masked_fill_(top & trunk, Thing.TOP)
-    coat = (y > cut.coat_hem) & (across < cut.coat_sleeve) & (from_neck > cut.coat_collar**2)
-    gap = cut.opening + cut.opening_slope * (y - 0.3).clamp(min=0) * (cut.opening > 0)
+    top = (y > cut.hem) & (across < cut.sleeve) & (from_neck > cut.collar.square())
+    coat = (y > cut.coat_hem) & (across < cut.coat_sleeve) & (from_neck > cut.coat_collar.square())
+    gap = cut.opening + cut.opening_slope * (y - 0.3).clamp(min=0)
     closed = (z < 0) | ((x - cut.opening_middle).abs() >= gap)
-    thing.masked_fill_(coat & trunk & closed, Thing.COAT)
-    thing.masked_fill_(x > cut.left_glove, Thing.LEFT_GLOVE)
-    thing.masked_fill_(-x > cut.right_glove, Thing.RIGHT_GLOVE)
     hairline = torch.maximum(y - (0.728 + 1.2 * x * x), (0.045 - z) + 0.35 * (y - 0.68))
     fringe = y - 0.25 * z.clamp(min=0) > cut.hair_length
     beside = across < 0.08 + 0.6 * (y - 0.57).clamp(min=0)
-    thing.masked_fill_((hairline > cut.hairline) & fringe & beside, Thing.HAIR)
-    mouth = (x / 0.027) ** 2 + ((y - 0.591) / 0.01) ** 2
+    mouth = (x / 0.027).square() + ((y - 0.591) / 0.01).square()
     beard = (y < cut.beard + 0.3 * across) & (y > 0.52) & (z > 0.01) & (mouth > 1)
-    thing.masked_fill_(beard, Thing.BEARD)
-    return thing.masked_fill_(y > cut.hat + cut.hat_tilt * (z - 0.1), Thing.HAT)
+    covered = {
+        Thing.SOCKS: y < cut.sock,
+        Thing.BOTTOM: (y < cut.waist) & (y > cut.cuff),
+        Thing.SHOES: y < cut.shoe,
+        Thing.TOP: top & trunk,
+        Thing.COAT: coat & trunk & closed,
+        Thing.LEFT_GLOVE: x > cut.left_glove,
+        Thing.RIGHT_GLOVE: -x > cut.right_glove,
+        Thing.HAIR: (hairline > cut.hairline) & fringe & beside,
+        Thing.BEARD: beard,
+        Thing.HAT: y > cut.hat + cut.hat_tilt * (z - 0.1),
+    }
+    layers = (there.view(torch.uint8) * int(thing) for thing, there in covered.items())
+    return reduce(torch.maximum, layers).long()  # things are numbered from the inside out
 
 
 def _pattern(pattern: Tensor, uv: Tensor, noise: Tensor) -> Tensor:
     """Find the share (P,) of the second colour."""
     fu, fv = uv - uv.floor()
     radius = (fu - 0.5) ** 2 + (fv - 0.5) ** 2
+    shares = {
+        Pattern.STRIPES: lambda: fv < 0.5,
+        Pattern.HALVES: lambda: fv < 0.5,
+        Pattern.CHECKS: lambda: 0.5 * (fu < 0.5) + 0.5 * (fv < 0.5),
+        Pattern.DOTS: lambda: radius < 0.07,
+        Pattern.BLOTCHES: lambda: noise > 0.2,
+        Pattern.FADING: lambda: 2 * (fv - 0.5).abs(),
+        Pattern.CHEVRONS: lambda: (fv + (fu - 0.5).abs()) % 1 < 0.5,
+        Pattern.RINGS: lambda: (3 * radius.sqrt()) % 1 < 0.5,
+    }
     share = torch.zeros_like(fu)
-    for kind, value in (
-        (Pattern.STRIPES, fv < 0.5),
-        (Pattern.HALVES, fv < 0.5),
-        (Pattern.CHECKS, 0.5 * (fu < 0.5) + 0.5 * (fv < 0.5)),
-        (Pattern.DOTS, radius < 0.07),
-        (Pattern.BLOTCHES, noise > 0.2),
-        (Pattern.FADING, 2 * (fv - 0.5).abs()),
-        (Pattern.CHEVRONS, (fv + (fu - 0.5).abs()) % 1 < 0.5),
-        (Pattern.RINGS, (3 * radius.sqrt()) % 1 < 0.5),
-    ):
-        share = torch.where(pattern == kind, value.to(share), share)
+    there = pattern.long().bincount(minlength=len(Pattern)).tolist()
+    for kind, find in shares.items():
+        if there[kind]:
+            share = torch.where(pattern == kind, find().to(share), share)
     return share
 
 

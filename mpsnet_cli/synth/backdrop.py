@@ -16,6 +16,7 @@ from mpsnet_cli.synth.records import Value
 Array = NDArray[np.float64]
 
 PROPS = 6  # that one scene can have; those before people come last
+LEAST_FALL = 1e-3  # of a ray of unit depth that meets the ground
 FAR = 25.0  # m, where the ground has taken on the colour of what is behind it
 
 
@@ -60,27 +61,29 @@ class Backdrop(NamedTuple):
 
 def draw_backdrop(rng: np.random.Generator, plates: Plates, *, edge: float) -> Backdrop:
     """Set a scene; below the height `edge`, sides of the crop, something hides everything."""
+    colours = draw_colours(rng, 2 + PROPS)
     kind = rng.random()
     if kind < 0.14:  # a studio
-        behind = _draw_wall(rng, plates, amount=rng.uniform(0, 0.06))
+        behind = _draw_wall(rng, plates, colours[0], amount=rng.uniform(0, 0.06))
         if rng.random() < 0.4:  # for chroma key, or a bold colour
             colour = hsv(rng.random(), rng.uniform(0.7, 1), rng.uniform(0.3, 1))
             behind = behind._replace(colour=colour)
-        ground = behind if rng.random() < 0.7 else _draw_wall(rng, plates, amount=0.1)
+        ground = behind if rng.random() < 0.7 else _draw_wall(rng, plates, colours[1], amount=0.1)
     else:
-        behind = _draw_wall(rng, plates, amount=1 - 0.7 * rng.random() ** 3)
-        ground = _draw_wall(rng, plates, amount=1 - 0.8 * rng.random() ** 1.5)
+        behind = _draw_wall(rng, plates, colours[0], amount=1 - 0.7 * rng.random() ** 3)
+        ground = _draw_wall(rng, plates, colours[1], amount=1 - 0.8 * rng.random() ** 1.5)
     zoom = np.exp(rng.uniform(np.log(0.35), np.log(1.6)))
     tilt = rng.normal(0, 0.05) if rng.random() < 0.8 else rng.uniform(0, 2 * np.pi)
     mirrored = np.diag([rng.choice((-1, 1)), 1])
     per_metre = np.exp(rng.uniform(np.log(0.1), np.log(1.2)))
-    props = [_draw_prop(rng, plates, front=False) for _ in range(rng.integers(PROPS - 2))]
-    props += [_NO_PROP] * (PROPS - 2 - len(props))
-    count = np.searchsorted((0.7, 0.93), rng.random())
-    props += [_draw_prop(rng, plates, front=True) if k < count else _NO_PROP for k in range(2)]
+    props = [_NO_PROP] * PROPS
+    for k in range(rng.integers(PROPS - 2)):
+        props[k] = _draw_prop(rng, plates, colours[2 + k], front=False)
+    for k in range(PROPS - 2, PROPS - 2 + int(np.searchsorted((0.7, 0.93), rng.random()))):
+        props[k] = _draw_prop(rng, plates, colours[2 + k], front=True)
     if np.isfinite(edge):
         half, centre = (rng.uniform(0.4, 1.5), 1.0), (rng.uniform(-0.2, 0.2), 1 + edge)
-        props[-1] = _draw_prop(rng, plates, front=True)._replace(
+        props[-1] = _draw_prop(rng, plates, colours[-1], front=True)._replace(
             half=np.array(half),
             centre=np.array(centre),
             turn=_turn(rng.normal(0, 0.04)),
@@ -106,12 +109,12 @@ def _stacked(props: list[Props]) -> Props:
     return Props(walls, *rest)
 
 
-def _draw_wall(rng: np.random.Generator, plates: Plates, *, amount: float) -> Wall:
+def _draw_wall(rng: np.random.Generator, plates: Plates, colour: Array, *, amount: float) -> Wall:
     tint = np.exp(rng.normal(0, 0.15, 3)) if rng.random() < 0.6 else np.ones(3)
-    return Wall(plates.draw(rng), draw_colours(rng, 1)[0], amount, tint)
+    return Wall(plates.draw(rng), colour, amount, tint)
 
 
-def _draw_prop(rng: np.random.Generator, plates: Plates, *, front: bool) -> Props:
+def _draw_prop(rng: np.random.Generator, plates: Plates, colour: Array, *, front: bool) -> Props:
     shape = rng.random()
     angle = rng.normal(0, 0.06)
     if shape < 0.3:  # a pole, a trunk, the edge of a door
@@ -127,7 +130,7 @@ def _draw_prop(rng: np.random.Generator, plates: Plates, *, front: bool) -> Prop
         centre = rng.uniform(-0.55, 0.55, 2)
         angle = rng.uniform(0, np.pi)
     return Props(
-        wall=_draw_wall(rng, plates, amount=1 - rng.random() ** 2),
+        wall=_draw_wall(rng, plates, colour, amount=1 - rng.random() ** 2),
         centre=centre,
         half=half,
         turn=_turn(angle),
@@ -147,83 +150,96 @@ _NO_PROP = Props(  # of no size, and out of sight
 
 
 class View(NamedTuple):
-    """What the pixels (n, S, S) of n crops are directed at."""
+    """What the pixels of n crops of S × S are directed at; matrices take (column, row, 1)."""
 
-    x: Tensor  # sides of the crop from its middle
-    y: Tensor
-    ground_x: Tensor  # m, where their rays meet the ground
-    ground_y: Tensor
-    distance: Tensor  # m along the ground; inf above the horizon
+    size: int
+    plane: Tensor  # (n, 2, 3) to sides of the crop from its middle
+    ground: Tensor  # (n, 3, 3) to right, ahead, m, of where rays meet the ground, and their fall:
+    # the first two are still to be divided by it, and it is negative above the horizon
+    shaded: Tensor  # (n, 2, 3) likewise to where that is in `shadow`, as grid_sample has it
+    shadow: Tensor  # (n, 1, C, C) what share of the light people keep from the ground
 
 
-def paint_backdrop(
-    backdrop: Backdrop, view: View, plates: Plates, shadow: Tensor
-) -> tuple[Tensor, Tensor]:
+def paint_backdrop(backdrop: Backdrop, view: View, plates: Plates) -> tuple[Tensor, Tensor]:
     """Paint n scenes without people: linear light (3, n, S, S), and what lies before people.
 
-    `shadow` (n, S, S) is what share of the light the people keep from the ground. The second result
-    (n, S, S) is True where a thing in front hides whatever is behind it.
+    The second result (n, S, S) is True where a thing in front hides whatever is behind it.
     """
-    count, size = view.x.shape[:2]
-    picture = _paint_wall(
-        backdrop.behind,
-        plates,
-        *_turned(view.x, view.y, backdrop.behind_turn, backdrop.behind_shift),
-    )
-    near = view.distance < backdrop.reach[:, None, None]
+    size = view.size
+    onto = _onto(backdrop.behind_turn, backdrop.behind_shift) @ _square(view.plane)
+    picture = _paint_wall(backdrop.behind, plates, _planes(onto, size))
+    ahead, fall = _planes(view.ground[:, 1:], size).unbind(dim=1)
+    below = fall > LEAST_FALL
+    scale = fall.clamp_(min=LEAST_FALL).reciprocal_()
+    distance = ahead.mul_(scale)
+    near = below & (distance < backdrop.reach[:, None, None])
     if bool(near.any()):
-        uv = _turned(view.ground_x, view.ground_y, backdrop.ground_turn, backdrop.ground_shift)
-        ground = _paint_wall(backdrop.ground, plates, *uv) * (1 - shadow)
-        picture = torch.lerp(picture, ground, near * (1 - (view.distance / FAR).clamp(0, 1)))
+        onto = _onto(backdrop.ground_turn, backdrop.ground_shift) @ view.ground
+        places = _planes(torch.cat([onto, view.shaded], dim=1), size).mul_(scale[:, None])
+        ground = _paint_wall(backdrop.ground, plates, places[:, :2])
+        shaded = places[:, 2:].permute(0, 2, 3, 1)
+        ground *= 1 - F.grid_sample(view.shadow, shaded, align_corners=False)[:, 0]
+        share = near * distance.div_(-FAR).add_(1).clamp_(0, 1)
+        picture = torch.lerp(picture, ground, share)
     picture = picture.reshape(3, -1)
     front = torch.zeros_like(near).view(-1)
     for k in range(PROPS):
         wall = Wall(*(values[:, k] for values in backdrop.props.wall))
         prop = Props(wall, *(values[:, k] for values in backdrop.props[1:]))
-        if not bool(prop.half.any()):
-            continue
-        pixels = _covered(prop, view)
-        scene = pixels // (size * size)
-        x, y = (t.flatten().index_select(0, pixels) for t in (view.x, view.y))
-        own = Wall(*((v if count == 1 else v[scene]).movedim(0, -1) for v in prop.wall))
-        numbers = own.plate.expand(len(pixels)).long()
-        seen = plates.look_up(numbers, x - prop.centre[scene, 0], y - prop.centre[scene, 1])
-        seen = own.colour * (1 - own.amount) + own.amount * own.tint * seen
-        picture.index_copy_(1, pixels, seen)
-        front.index_copy_(0, pixels, prop.front[scene] > 0)
-    slope = backdrop.light[:, None] * backdrop.slope
-    light = slope[:, 0, None, None] * view.x + slope[:, 1, None, None] * view.y
-    light = (light + backdrop.light[:, None, None]).clamp_(min=0.02)
-    picture = picture.view(3, count, size, size)
+        if bool(prop.half.any()):
+            _paint_prop(picture, front, prop, view, plates)
+    bright = backdrop.light[:, None] * backdrop.slope
+    bright = bright[:, None] @ view.plane
+    bright[..., 2] += backdrop.light[:, None]
+    light = _planes(bright, size)[:, 0].clamp_(min=0.02)
+    picture = picture.view(3, *near.shape)
     return picture.square_().mul_(light), front.view(near.shape)
 
 
-def _paint_wall(wall: Wall, plates: Plates, u: Tensor, v: Tensor) -> Tensor:
-    """Paint walls seen at (u, v) (n, S, S), in sides of the plate: (3, n, S, S)."""
-    grid = torch.stack([u, v], dim=3).mul_(2).sub_(1)
-    sheet = plates.sheets(wall.plate.long())
+def _paint_wall(wall: Wall, plates: Plates, places: Tensor) -> Tensor:
+    """Paint walls seen at places (n, 2, S, S), as grid_sample has them: (3, n, S, S)."""
+    sheet, grid = plates.sheets(wall.plate.long()), places.permute(0, 2, 3, 1)
     seen = F.grid_sample(sheet, grid, padding_mode="reflection", align_corners=False)
     seen *= (wall.amount[:, None] * wall.tint / 255)[..., None, None]
     seen += (wall.colour * (1 - wall.amount[:, None]))[..., None, None]
     return seen.transpose(0, 1)
 
 
-def _turned(x: Tensor, y: Tensor, turn: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry coordinates (n, S, S) by matrices (n, 2, 2) and shifts (n, 2)."""
-    first, second = (
-        (turn[:, i, 0, None, None] * x)
-        .addcmul_(turn[:, i, 1, None, None], y)
-        .add_(shift[:, i, None, None])
-        for i in (0, 1)
-    )
-    return first, second
-
-
-def _covered(prop: Props, view: View) -> Tensor:
-    """List the pixels that a thing covers in n scenes, as numbers in (n, S, S)."""
+def _paint_prop(picture: Tensor, front: Tensor, prop: Props, view: View, plates: Plates) -> None:
+    """Paint one thing in each of n scenes over a flat `picture` (3, P); mark it in `front`."""
+    size = view.size
     turn = prop.turn / prop.half.clamp(min=1e-6)[..., None]
-    shift = -(turn @ prop.centre[..., None])[..., 0]
-    x, y = (t.square_() for t in _turned(view.x, view.y, turn, shift))
+    onto = torch.cat([turn, -turn @ prop.centre[..., None]], dim=2) @ _square(view.plane)
+    places = _planes(onto, size)  # within ±1
+    x, y = places.square().unbind(dim=1)
     # From x² < 1 and y² < 1 for a rectangle to x² + y² < 1 for an ellipse
-    reach = torch.maximum(x, y) + prop.roundness[:, None, None] * torch.minimum(x, y)
-    return (reach < 1).view(-1).nonzero()[:, 0]
+    reach = torch.maximum(x, y).addcmul_(prop.roundness[:, None, None], torch.minimum(x, y))
+    pixels = (reach < 1).view(-1).nonzero()[:, 0]
+    scene = pixels // (size * size)
+
+    def of(values: Tensor) -> Tensor:  # (n, …) to (…, P)
+        return values.movedim(0, -1).index_select(-1, scene)
+
+    own, half = Wall(*map(of, prop.wall)), of(prop.half)
+    u, v = (places[:, k].flatten().index_select(0, pixels) * half[k] for k in (0, 1))
+    seen = plates.look_up(own.plate.long(), u, v)
+    seen = own.colour * (1 - own.amount) + own.amount * own.tint * seen
+    picture.index_copy_(1, pixels, seen)
+    front.index_copy_(0, pixels, of(prop.front) > 0)
+
+
+def _planes(matrices: Tensor, size: int) -> Tensor:
+    """Evaluate rows (n, k, 3) at (column, row, 1) of all pixels: (n, k, S, S)."""
+    grid = torch.arange(size, dtype=torch.float32, device=matrices.device)
+    across, down, middle = matrices[..., None].unbind(dim=2)
+    return (down * grid + middle)[..., None] + (across * grid)[:, :, None]
+
+
+def _square(plane: Tensor) -> Tensor:
+    """Add a last row (0, 0, 1) to (n, 2, 3)."""
+    return F.pad(plane, (0, 0, 0, 1)) + plane.new_tensor([[0.0] * 3, [0.0] * 3, [0.0, 0.0, 1.0]])
+
+
+def _onto(turn: Tensor, shift: Tensor) -> Tensor:
+    """Carry places by (n, 2, 2) and (n, 2) to sides of a plate, and into [-1, 1]²: (n, 2, 3)."""
+    return torch.cat([2 * turn, (2 * shift - 1)[..., None]], dim=2)

@@ -19,7 +19,7 @@ SENSORS = (1.0, 0.75, 0.5, 0.375, 0.25)  # pixels that the crop had in its video
 SENSOR_SHARES = (0.42, 0.2, 0.2, 0.11, 0.07)
 COARSEST = 48  # px that a crop has at least
 BLOCK = 8  # px, of JPEG
-TAPS = 5  # of motion blur
+STEPS = -1, -0.5, 0.5, 1  # of motion blur, besides where it is
 GRAIN_SIDE = 512  # px of a tile of noise
 TYPICAL = 0.15  # mean of a scene's light
 LUMA = (0.299, 0.587, 0.114)
@@ -36,6 +36,9 @@ _CHROMA_STEPS = (
     (24, 26, 56, 99, 99, 99, 99, 99), (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8,) * 4,
 )  # fmt: skip
+
+_TO_YCC = np.array([LUMA, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)])  # T.871
+_FROM_YCC = np.linalg.inv(_TO_YCC)
 
 
 class Film(NamedTuple):
@@ -102,13 +105,17 @@ def develop(light: Tensor, film: Film, *, sensors: NDArray[np.integer]) -> Tenso
     base = (0.5 - 0.5 * contrast + lift).view(-1, 1, 1)
     tone = torch.baddbmm(base, contrast.view(-1, 1, 1) * mix, tone.flatten(2)).view(light.shape)
     tone = _blur(_shake(tone.clamp_(0, 1), film.shake), blur)
-    picture = torch.empty_like(tone)
-    for sensor in np.unique(sensors).tolist():
-        rows = torch.as_tensor(np.flatnonzero(sensors == sensor), device=light.device)
-        own = Film(*(values[rows] for values in film))
-        side = max(min(size, COARSEST), BLOCK * round(size * SENSORS[sensor] / BLOCK))
-        picture[rows] = _record(tone[rows], own, side)
-    return picture.clamp_(0, 1)
+    order = np.argsort(sensors, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(sensors[order])) + 1)
+    recorded = []
+    for part in parts:
+        rows = torch.as_tensor(part, device=light.device)
+        own = Film(*(values.index_select(0, rows) for values in film))
+        side = BLOCK * round(size * SENSORS[sensors[part[0]]] / BLOCK)
+        side = max(min(size, COARSEST), side)
+        recorded.append(_record(tone.index_select(0, rows), own, side))
+    back = torch.as_tensor(np.argsort(order), device=light.device)
+    return torch.cat(recorded).index_select(0, back).clamp_(0, 1)
 
 
 def _exposure(light: Tensor, film: Film) -> Tensor:
@@ -130,7 +137,7 @@ def _record(tone: Tensor, film: Film, side: int) -> Tensor:
         tone = tone + noise.mul_((2 * grain * shot) * tone + grain * (1 - shot))
     if bool((film.quality > 0).any()):
         compressed = _jpeg(tone.clamp(0, 1), film.quality.clamp(min=1))
-        tone = torch.where((film.quality > 0)[:, None, None, None], compressed, tone)
+        tone = torch.lerp(tone, compressed, (film.quality > 0).to(tone)[:, None, None, None])
     return _resized(tone, size) if side < size else tone
 
 
@@ -146,11 +153,13 @@ def _shake(tone: Tensor, shake: Tensor) -> Tensor:
     if not len(rows):
         return tone
     still, some = _grid(tone.shape[-1], tone.device), tone[rows]
-    moved = torch.zeros_like(some)
-    for step in np.linspace(-1, 1, TAPS).tolist():
+    moved = some.clone()
+    for step in STEPS:
         grid = still + step * shake[rows, None, None]
-        moved += F.grid_sample(some, grid, padding_mode="border", align_corners=False)
-    return tone.index_copy(0, rows, moved / TAPS)
+        moved += F.grid_sample(
+            some, grid, mode="nearest", padding_mode="border", align_corners=False
+        )
+    return tone.index_copy(0, rows, moved / (1 + len(STEPS)))
 
 
 @lru_cache(maxsize=16)
@@ -187,10 +196,7 @@ def _jpeg(tone: Tensor, quality: Tensor) -> Tensor:
 
     Colour has half the resolution (4:2:0) where whole blocks of it fit.
     """
-    to_ycc = tone.new_tensor(  # ITU-T T.871
-        [LUMA, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)]
-    )
-    ycc = ((255 * to_ycc) @ tone.flatten(2)).view(tone.shape)
+    ycc = (tone.new_tensor(255 * _TO_YCC) @ tone.flatten(2)).view(tone.shape)
     scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)[:, None, None, None]
     halved = tone.shape[-1] % (2 * BLOCK) == 0
     luma = _quantise(ycc[:, :1] - 128, _LUMA_STEPS, scale) + 128
@@ -198,16 +204,22 @@ def _jpeg(tone: Tensor, quality: Tensor) -> Tensor:
     if halved:
         chroma = _resized(chroma, tone.shape[-1])
     ycc = torch.cat([luma, chroma], dim=1)
-    return (torch.linalg.inv(255 * to_ycc) @ ycc.flatten(2)).view(tone.shape)
+    return (tone.new_tensor(_FROM_YCC / 255) @ ycc.flatten(2)).view(tone.shape)
+
+
+@lru_cache(maxsize=16)
+def _waves(device: torch.device) -> Tensor:
+    """Make the orthonormal cosine waves of 8 × 8 pixels, a row each: (64, 64)."""
+    frequency = torch.arange(BLOCK, device=device)
+    waves = torch.cos(torch.pi / BLOCK * (frequency + 0.5) * frequency[:, None]) / 2
+    waves[0] /= 2**0.5
+    return torch.kron(waves, waves)
 
 
 def _quantise(values: Tensor, steps: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
     """Round the cosine coefficients of 8 × 8 blocks of (n, c, S, S) to multiples of `steps`."""
     count, channels, side, _ = values.shape
-    frequency = torch.arange(BLOCK, device=values.device, dtype=values.dtype)
-    waves = torch.cos(torch.pi / BLOCK * (frequency + 0.5) * frequency[:, None]) / 2
-    waves[0] /= 2**0.5
-    waves = torch.kron(waves, waves)  # (64, 64)
+    waves = _waves(values.device)
     split = (count, channels, side // BLOCK, BLOCK, side // BLOCK, BLOCK)
     blocks = values.reshape(split).transpose(3, 4).reshape(count, channels, -1, BLOCK * BLOCK)
     size = (values.new_tensor(steps).view(-1) * scale).clamp(min=1)

@@ -202,10 +202,10 @@ def _compete(best: Tensor, pixels: Tensor, depths: Tensor, faces: Tensor, size: 
         rank = torch.arange(len(winner), device=face.device) - (begin[winner] - begin[part[:1]])
         column = low[winner, 0] + rank % span[winner, 0]
         row = low[winner, 1] + rank // span[winner, 0]
-        areas = _areas(corners[winner].permute(1, 2, 0), column, row).T
-        inside = (areas >= 0).all(1) & (areas.sum(1) > 0)
-        winner, column, row, areas = (t[inside] for t in (winner, column, row, areas))
-        depth = areas.sum(1) / (areas * nearness[winner]).sum(1)
+        areas = _areas(corners[winner].permute(1, 2, 0), column, row)
+        inside = (areas >= 0).all(0) & (areas.sum(0) > 0)
+        winner, column, row, areas = (t[..., inside] for t in (winner, column, row, areas))
+        depth = areas.sum(0) / (areas * nearness[winner].T).sum(0)
         # Positive floats sort as their bits do.
         bid = depth.view(torch.int32).long() << _FACE_BITS | face[winner]
         pixel = (mesh[winner] * size + row) * size + column

@@ -39,46 +39,38 @@ class Shadows:
         count = len(centre)
         aside = towards.new_tensor([[0.6, 0.0, 0.8]]).expand_as(towards)
         right = F.normalize(torch.linalg.cross(aside, towards), dim=1)
-        self.axes = torch.stack([right, torch.linalg.cross(towards, right), towards], dim=1)
-        self.centre = (self.axes @ centre[..., None])[..., 0]
-        seen = points @ self.axes[owner].mT - self.centre[owner][:, None]
-        x, y = ((seen[..., k] * (CELLS / 2 / REACH) + CELLS / 2).long() for k in (0, 1))
+        self._axes = torch.stack([right, torch.linalg.cross(towards, right), towards], dim=1)
+        self._centre = (self._axes @ centre[..., None])[..., 0]
+        seen = self._axes[owner] @ points.mT - self._centre[owner, :, None]
+        *at, near = seen.unbind(dim=1)
+        x, y = (t * (CELLS / 2 / REACH) + CELLS / 2 for t in at)
         inside = (x >= 0) & (x < CELLS) & (y >= 0) & (y < CELLS)
-        number = (owner[:, None] * CELLS + y) * CELLS + x
+        first = (owner * (CELLS * CELLS))[:, None]
+        number = first + y.long() * CELLS + x.long()
         number = torch.where(inside, number, count * CELLS * CELLS)  # one more, for what is outside
-        nearest = seen.new_full((count * CELLS * CELLS + 1,), -torch.inf)
-        nearest.scatter_reduce_(0, number.flatten(), seen[..., 2].flatten(), "amax")
+        nearest = near.new_full((count * CELLS * CELLS + 1,), -torch.inf)
+        nearest.scatter_reduce_(0, number.flatten(), near.flatten(), "amax")
         nearest = nearest[:-1].view(count, 1, CELLS, CELLS)
-        self._nearest = F.max_pool2d(nearest, 3, stride=1, padding=1)
-        covered = (self._nearest > -torch.inf).to(seen)
-        for window in (5, 3):
-            covered = F.avg_pool2d(covered, window, stride=1, padding=window // 2)
-        self._covered = covered
+        nearest = F.max_pool2d(nearest, 3, stride=1, padding=1)
 
-    def on_people(self, points: Tensor, owner: Tensor | None) -> Tensor:
-        """Find what share of the light is kept from points (3, P) of scenes `owner` (P,).
+        # What share of the light is kept from the points: (m, V)
+        steps = torch.tensor([[[-0.5]], [[0.5]]], device=points.device)
+        column, row = ((t + steps).floor_().clamp_(0, CELLS - 1).long() for t in (x, y))
+        cells = (first + CELLS * row[:, None] + column).view(4, *near.shape)
+        around = nearest.view(-1).index_select(0, cells.view(-1)).view(cells.shape)
+        self.hidden = (around > near + BIAS).float().mean(dim=0)
 
-        An `owner` of None says that all are in the only scene.
+        # The same for what is below, blurred: (n, 1, CELLS / 2, CELLS / 2)
+        halved = F.avg_pool2d((nearest > -torch.inf).to(near), 2)
+        self.covered = F.avg_pool2d(halved, 3, stride=1, padding=1)
+
+    def below(self, up: Tensor, height: Tensor) -> Tensor:
+        """Find matrices (n, 2, 3) from a ray's direction to where in `covered` it meets the ground.
+
+        The ground is `height` (n, 1, 1) m below the camera, `up` (n, 3) is upwards. Places are in
+        [-1, 1]², still to be divided by the ray's fall.
         """
-        axes = self.axes if owner is None else self.axes[owner]
-        centre = self.centre if owner is None else self.centre[owner]
-        x, y, near = ((axes[:, k].T * points).sum(0) - centre[:, k] for k in range(3))
-        x, y = (t * (CELLS / 2 / REACH) + (CELLS / 2 - 0.5) for t in (x, y))
-        first = 0 if owner is None else owner * (CELLS * CELLS)
-        nearest, hidden = self._nearest.view(-1), torch.zeros_like(near)
-        for dx in (0, 1):
-            column = (x + dx).floor().clamp(0, CELLS - 1)
-            for dy in (0, 1):
-                row = (y + dy).floor().clamp(0, CELLS - 1)
-                cell = (row * CELLS + column).long() + first
-                hidden += nearest.index_select(0, cell) > near + BIAS
-        return hidden / 4
-
-    def on_ground(self, x: Tensor, y: Tensor) -> Tensor:
-        """Find the same, blurred, for the ground at (n, H, W) m along the first two axes."""
-        grid = torch.stack([x, y], dim=3)
-        grid -= self.centre[:, None, None, :2]
-        return F.grid_sample(self._covered, grid / REACH, align_corners=False)[:, 0]
+        return (height * self._axes[:, :2] + self._centre[:, :2, None] * up[:, None]) / REACH
 
 
 def cavities(depth: Tensor) -> Tensor:

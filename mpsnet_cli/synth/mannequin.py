@@ -9,7 +9,6 @@ Places are on that body, m: y up, z forward, x to the person's left, the pelvis 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -21,13 +20,14 @@ from torch import Tensor
 
 from mpsnet_cli.body.arrays import BodyArrays
 from mpsnet_cli.body.skeleton import PARENTS
+from mpsnet_cli.synth.anatomy import joints as place_joints
 
 Array = NDArray[np.float64]
 
 SKIRT_TOP, SKIRT_BOTTOM, SKIRT_ROWS, SKIRT_COLUMNS = 0.06, -0.84, 18, 28
 HAIR_TOP, HAIR_BOTTOM, HAIR_ROWS, HAIR_COLUMNS = 0.70, 0.16, 13, 17
 BALL_ROWS, BALL_COLUMNS = 7, 10
-CELL, FINGER_CELL = 0.023, 0.015  # m, in which one vertex is kept; that of hands
+CELL, FINGER_CELL = 0.025, 0.013  # m, in which one vertex is kept; that of hands
 WRIST = 0.66  # m from the middle
 
 PELVIS, CHEST, HEAD, HANDS = 0, 9, 15, (22, 23)
@@ -88,16 +88,16 @@ class Mannequin:
         self.faces = tensor(np.concatenate(faces))  # (F, 3)
         self.kinds = tensor(np.repeat([p.kind for p in parts], np.diff(firsts)))  # (V,) Part
         self.body = self._rows[Part.BODY]
-        self._normals = tensor(np.concatenate([p.normals for p in parts]).astype(np.float32))
-        self._weights = tensor(np.concatenate([p.weights for p in parts]).astype(np.float32))
+        self._normals = tensor(np.concatenate([p.normals for p in parts]).astype(np.float32).T)
+        self._weights = tensor(np.concatenate([p.weights for p in parts]).astype(np.float32).T)
         _, nearest = cKDTree(body.v_template).query(places)
         shapes = body.shapedirs[nearest]
         joint_shapes = np.einsum("jv,vck->jck", body.J_regressor, body.shapedirs)
         for kind, joint in BALLS.items():  # balls keep their size, and go with their joint
             shapes[self._rows[kind]] = joint_shapes[joint]
-        self._shapes = tensor(shapes.transpose(2, 0, 1))  # (10, V, 3)
+        self._shapes = tensor(shapes.transpose(2, 1, 0))  # (10, 3, V)
         self._joints = tensor((body.J_regressor @ body.v_template)[list(BALLS.values())])
-        correctives = torch.tensor(body.posedirs[kept].reshape(3 * len(kept), -1), device=device)
+        correctives = tensor(body.posedirs[kept].swapaxes(0, 1).reshape(3 * len(kept), -1))
         with warnings.catch_warnings():  # that this is new in torch, and not checked
             warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
             self._correctives = correctives.to_sparse_csr()
@@ -111,25 +111,23 @@ class Mannequin:
         (n, 24, 3, 4) carry points of the T-pose along with each joint, see `skeleton_transforms`.
         """
         count, total = len(betas), len(self.places)
-        rest = self.places.expand(count, total, 3).clone()
+        rest = self.places.T.repeat(count, 1, 1)  # (n, 3, V), as it is quickest
         for beta, shape in zip(betas.T, self._shapes, strict=True):  # in this order for any n
             rest.addcmul_(beta[:, None, None], shape)
         bends = (rotations[:, 1:] - torch.eye(3, device=betas.device)).reshape(count, -1)
-        body = rest[:, self.body]
+        body = rest[..., self.body]
         body += torch.stack([self._correctives @ bend for bend in bends]).view(body.shape)
-        body += fit.loft[..., None] * self._normals[self.body]
+        body += fit.loft[:, None] * self._normals[:, self.body]
         skirt = self._rows[Part.SKIRT]
         drop = (SKIRT_TOP - self.places[skirt, 1]).clamp(min=0)
         flare = fit.skirt_flare[:, None] * drop
-        rest[:, skirt] += flare[..., None] * self._normals[skirt]
-        balls = rest[:, self._rows[Part.ON_HEAD].start :]
-        balls += self._balls(fit).reshape(balls.shape)
+        rest[..., skirt] += flare[:, None] * self._normals[:, skirt]
+        rest[..., self._rows[Part.ON_HEAD].start :] += self._balls(fit).flatten(1, 2).mT
 
-        carry = self._weights.expand(count, -1, -1) @ transforms.reshape(count, 24, 12)
-        carry = carry.view(count, total, 3, 4)
-        turn = carry[..., :3]
-        vertices = (turn @ rest[..., None])[..., 0] + carry[..., 3]
-        normals = (turn @ self._normals[..., None])[..., 0]
+        carry = transforms.reshape(count, 24, 12).mT @ self._weights
+        turn, shift = carry.view(count, 3, 4, total).split((3, 1), dim=2)
+        vertices = ((turn * rest[:, None]).sum(dim=2) + shift[:, :, 0]).mT.contiguous()
+        normals = (turn * self._normals).sum(dim=2).mT
         width = torch.ones_like(fit.hair_width)
         self._gather_up(vertices, Part.SKIRT, SKIRT_COLUMNS, fit.skirt_rows, width)
         self._gather_up(vertices, Part.HAIR, HAIR_COLUMNS, fit.hair_rows, fit.hair_width)
@@ -137,7 +135,7 @@ class Mannequin:
 
     def _balls(self, fit: Fit) -> Tensor:
         """Shape the balls, and move them to their joints at rest: (n, 4, vertices, 3), m."""
-        form = self._normals[self._rows[Part.ON_HEAD].start :].view(len(BALLS), -1, 3)
+        form = self._normals[:, self._rows[Part.ON_HEAD].start :].T.reshape(len(BALLS), -1, 3)
         box = form / form.abs().amax(2, keepdim=True)
         shaped = torch.lerp(form, 0.8 * box, fit.ball_squareness[..., None, None])
         centres = self._joints + fit.ball_centres
@@ -166,25 +164,9 @@ def skeleton_transforms(rotations: Array, rest_joints: Array) -> tuple[Array, Ar
 
     `rotations` (n, 24, 3, 3) are relative to the parent joint, `rest_joints` (n, 24, 3) m.
     """
-    turned = np.empty_like(rotations)
-    joints = np.empty_like(rest_joints)
-    turned[:, 0], joints[:, 0] = rotations[:, 0], rest_joints[:, 0]
-    for level, parents in _LEVELS:
-        turned[:, level] = turned[:, parents] @ rotations[:, level]
-        bones = rest_joints[:, level] - rest_joints[:, parents]
-        joints[:, level] = joints[:, parents] + (turned[:, parents] @ bones[..., None])[..., 0]
+    joints, turned = place_joints(rotations, rest_joints)
     shift = joints - (turned @ rest_joints[..., None])[..., 0]
     return joints, np.concatenate([turned, shift[..., None]], axis=3)
-
-
-def _levels() -> Iterator[tuple[list[int], list[int]]]:
-    """Go down the tree: the joints at each depth, and their parents."""
-    level = [0]
-    while level := [joint for joint, parent in enumerate(PARENTS) if parent in level]:
-        yield level, [PARENTS[joint] for joint in level]
-
-
-_LEVELS = list(_levels())
 
 
 class _Mesh(NamedTuple):

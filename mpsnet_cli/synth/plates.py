@@ -59,22 +59,14 @@ class Plates:
         return self._pixels.index_select(0, numbers).float().permute(0, 3, 1, 2)[:, :3]
 
     def look_up(self, numbers: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Sample loaded plates (P,) at (u, v), in sides of a plate, bilinearly: (3, P) 0..1.
+        """Take the nearest texels of loaded plates (P,) at (u, v), in sides of a plate: (3, P).
 
-        A plate goes on beyond its edges as its mirror image.
+        They are 0..1. A plate goes on beyond its edges as its mirror image.
         """
-        texels = self._pixels.view(-1, 4).view(torch.int32)[:, 0]
-        x, y = (_mirrored(t) * (SIDE - 1) for t in (u, v))
-        left, top = x.floor().clamp(0, SIDE - 2), y.floor().clamp(0, SIDE - 2)
-        x, y = (x - left)[:, None], (y - top)[:, None]
-        corner = numbers * (SIDE * SIDE) + top.long() * SIDE + left.long()
-
-        def at(step: int) -> Tensor:
-            return texels.index_select(0, corner + step).view(torch.uint8).view(-1, 4).float()
-
-        upper = torch.lerp(at(0), at(1), x)
-        lower = torch.lerp(at(SIDE), at(SIDE + 1), x)
-        return torch.lerp(upper, lower, y).T[:3] / 255
+        x, y = (_mirrored(t).mul_(SIDE).clamp_(max=SIDE - 1).long() for t in (u, v))
+        texel = numbers.mul(SIDE).add_(y).mul_(SIDE).add_(x)
+        found = self._pixels.view(-1, 4).view(torch.int32)[:, 0].index_select(0, texel)
+        return found.view(torch.uint8).view(-1, 4).float().T[:3] / 255
 
     def _make(self, number: int) -> Picture:
         if number >= PAINTED:

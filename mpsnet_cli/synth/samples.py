@@ -33,7 +33,7 @@ from mpsnet_cli.synth.staging import Camera, Label, Person, Scene, Staging
 
 Floats = NDArray[np.float32]
 
-PIXELS_AT_ONCE = 4 * 128 * 128  # on a CPU, as its caches like it
+PIXELS_AT_ONCE = 4 * 224 * 224  # on a CPU, as its caches like it
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,13 @@ class Samples:
         hosts = [k for k, scene in enumerate(scenes) if scene.company]
         persons = [s.person for s in scenes] + [s.company for s in scenes if s.company]
         self._cloth.load(np.stack([person.look.figure.plate for person in persons]))
-        self._world.load(np.stack([scene.backdrop.plates() for scene in scenes]))
+        self._world.load(np.stack([scene.setting.backdrop.plates() for scene in scenes]))
         owner = torch.tensor([*range(count), *hosts], device=self.device)
         people: Person = stack(persons, self.device)
-        rest = Scene._make(
-            None if name in ("person", "company") else stack(values, self.device)
-            for name, values in zip(Scene._fields, zip(*scenes, strict=True), strict=True)
+        camera, light, backdrop, film = stack([scene.setting for scene in scenes], self.device)
+        joints = torch.as_tensor(
+            np.stack([scene.label.joints2d for scene in scenes]), device=self.device
         )
-        camera, light = rest.camera, rest.light
 
         mannequin, look = self._mannequin, people.look
         loft = self._painter.loft(look, mannequin.places[mannequin.body].T)
@@ -158,8 +157,8 @@ class Samples:
             method=self._rasteriser,
         )
         shadows = Shadows(vertices, owner, vertices[:count].mean(dim=1), light.towards)
-        view, shadow = self._view(camera, light, shadows)
-        picture, front = paint_backdrop(rest.backdrop, view, self._world, shadow)
+        view = self._view(camera, light, shadows)
+        picture, front = paint_backdrop(backdrop, view, self._world)
         shown = (seen.face >= 0) & ~front[owner]
         if hosts:
             host, guest = owner[count:], torch.arange(count, len(owner), device=self.device)
@@ -169,19 +168,21 @@ class Samples:
             front[host] |= shown[guest]
         self._draw_people(picture, seen, shown, owner, look, normals, camera, light, shadows)
 
-        sensors = np.array([scene.film.sensor for scene in scenes])
-        picture = develop(picture.transpose(0, 1), rest.film, sensors=sensors)
+        sensors = np.array([scene.setting.film.sensor for scene in scenes])
+        picture = develop(picture.transpose(0, 1), film, sensors=sensors)
         grid = torch.arange(size, device=self.device)
         inside = (grid >= camera.frame[:, :2, None]) & (grid <= camera.frame[:, 2:, None])
         inside = inside[:, 1, :, None] & inside[:, 0, None, :]
-        images = picture.mul_(255 * inside[:, None]).round_().to(torch.uint8).permute(0, 2, 3, 1)
+        picture.mul_(255 * inside[:, None]).round_()
+        levels = picture.int().to(torch.uint8)  # by int, as that is quicker
 
-        pixel = ((rest.label.joints2d + 1) * (size / 2)).round().long()
+        pixel = ((joints + 1) * (size / 2)).round().long()
         within = ((pixel >= 0) & (pixel < size)).all(dim=2)
         x, y = pixel.clamp(0, size - 1).unbind(dim=2)
         rows = torch.arange(count, device=self.device)[:, None]
         visible = within & (inside & ~front)[rows, y, x]
-        return Pictures(images.contiguous(), shown[:count] & inside, visible)
+        images = torch.stack(levels.unbind(dim=1), dim=3)
+        return Pictures(images, shown[:count] & inside, visible)
 
     def _batch(self, scenes: list[Scene]) -> CropBatch:
         labels = Label(*map(np.stack, zip(*(scene.label for scene in scenes), strict=True)))
@@ -189,31 +190,35 @@ class Samples:
         made = {name: v.cpu().numpy() for name, v in self.render(scenes)._asdict().items()}
         return CropBatch(**stated, **made)
 
-    def _view(self, camera: Camera, light: Light, shadows: Shadows) -> tuple[View, Tensor]:
-        """Follow the pixels' rays to what they see, and to the shadows on the ground."""
-        grid = torch.arange(self.size, dtype=torch.float32, device=self.device)
-        across, down = (
-            (grid - camera.principal[:, k, None]) / camera.focal[:, None] for k in (0, 1)
+    def _view(self, camera: Camera, light: Light, shadows: Shadows) -> View:
+        """Follow the pixels' rays to what they see, and to the shadows on the ground.
+
+        What is behind people lies in a plane, and moves as one when the camera turns.
+        """
+        zero, one = torch.zeros_like(camera.focal), torch.ones_like(camera.focal)
+        x, y = (camera.principal / camera.focal[:, None]).T
+        rays = torch.stack(
+            [1 / camera.focal, zero, -x, zero, 1 / camera.focal, -y, zero, zero, one]
         )
-
-        def along(direction: Tensor) -> Tensor:  # (n, 3) to (n, S, S)
-            rows = (direction[:, 1, None] * down + direction[:, 2, None])[:, :, None]
-            return rows + (direction[:, 0, None] * across)[:, None]
-
-        depth = along(camera.back[:, 2])
-        focal, *middle = camera.first.T[..., None, None]
-        x, y = (along(camera.back[:, k]) / depth * focal + middle[k] for k in (0, 1))
+        rays = rays.T.reshape(-1, 3, 3)  # (column, row, 1) to directions
+        towards = camera.back @ rays
+        middle = towards[:, 2] @ towards.new_tensor([self.size / 2, self.size / 2, 1])
+        plane = camera.first[:, :1, None] * towards[:, :2]
+        plane += camera.first[:, 1:, None] * towards[:, 2:]
         up = (camera.back.mT @ camera.up[..., None])[..., 0]  # in this picture's camera frame
-        fall = -along(up)
-        metres = camera.height[:, None, None] / fall.clamp(min=1e-3)
         right = F.normalize(torch.linalg.cross(up, camera.back[:, 2]), dim=1)
         forward = torch.linalg.cross(right, up)
-        ahead = along(forward) * metres
-        view = View(x, y, along(right) * metres, ahead, torch.where(fall > 1e-3, ahead, torch.inf))
+        height = camera.height[:, None, None]
+        ground = torch.cat([height * torch.stack([right, forward], dim=1), -up[:, None]], dim=1)
         sun = light.direct.mean(dim=1) * (light.towards * up).sum(dim=1).clamp(min=0)
         share = light.shadow * sun / (sun + light.above.mean(dim=1))
-        east, north = (along(shadows.axes[:, k]) * metres for k in (0, 1))
-        return view, share[:, None, None] * shadows.on_ground(east, north)
+        return View(
+            size=self.size,
+            plane=plane / middle[:, None, None],
+            ground=ground @ rays,
+            shaded=shadows.below(up, height) @ rays,
+            shadow=share[:, None, None, None] * shadows.covered,
+        )
 
     def _draw_people(
         self,
@@ -236,31 +241,29 @@ class Samples:
         depth = seen.depth.view(-1).index_select(0, number)
         corners = mannequin.faces.index_select(0, seen.face.view(-1).index_select(0, number))
         bary = seen.bary.view(-1, 3).index_select(0, number)
-        table = torch.cat([normals, mannequin.places.expand_as(normals)], dim=2)
+        table = [normals, mannequin.places.expand_as(normals), shadows.hidden[..., None]]
         values = F.embedding_bag(
-            corners + person[:, None] * table.shape[1],
-            table.view(-1, 6),
+            corners + person[:, None] * normals.shape[1],
+            torch.cat(table, dim=2).view(-1, 7),
             mode="sum",
             per_sample_weights=bary,
         )
-        normal, places = values.T.contiguous().split(3)
+        normal, places, (hidden,) = values.T.contiguous().split((3, 3, 1))
         parts = mannequin.kinds.index_select(0, corners[:, 0])
         cells = size // CAVITY
         cell = (person * cells + row // CAVITY) * cells + column // CAVITY
         around = cavities(seen.depth).view(-1).index_select(0, cell)
         openness = 1 - ((depth - around) / CAVITY_DEPTH).clamp(0, 0.7)
-        alone = len(owner) == 1
 
-        def of(values: Tensor) -> Tensor:  # (n, …) to (…, P), or (…, 1) for the only scene
-            return values.movedim(0, -1) if alone else values[scene].movedim(0, -1)
+        def of(values: Tensor) -> Tensor:  # (n, …) to (…, P)
+            return values.movedim(0, -1).index_select(-1, scene)
 
         x, y = (
             (at - of(camera.principal[:, k])) / of(camera.focal) * depth
             for k, at in enumerate((column, row))
         )
         points = torch.stack([x, y, depth])
-        surface = self._painter.paint(look, None if alone else person, places, parts)
-        hidden = shadows.on_people(points, None if alone else scene)
+        surface = self._painter.paint(look, person, places, parts)
         own = Light(*(of(values) for values in light))
         up = of((camera.back.mT @ camera.up[..., None])[..., 0])
         lit = shine(surface, points, normal, openness, hidden, own, up)

@@ -78,16 +78,22 @@ class Label(NamedTuple):
     image_size: Value
 
 
+class Setting(NamedTuple):
+    """All of one picture but people."""
+
+    camera: Camera
+    light: Light
+    backdrop: Backdrop
+    film: Film
+
+
 class Scene(NamedTuple):
     """One picture, yet to be made."""
 
     label: Label
     person: Person
     company: Person | None
-    camera: Camera
-    light: Light
-    backdrop: Backdrop
-    film: Film
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -176,10 +182,12 @@ class Staging:
                     label=_label(person, joints, square, focal, image_size),
                     person=person,
                     company=company and company[0].at(frame, turn, company[1])[0],
-                    camera=camera,
-                    light=light._replace(towards=turn @ light.towards),
-                    backdrop=backdrop,
-                    film=film.expose(rng),
+                    setting=Setting(
+                        camera=camera,
+                        light=light._replace(towards=turn @ light.towards),
+                        backdrop=backdrop,
+                        film=film.expose(rng),
+                    ),
                 )
             )
         return scenes
