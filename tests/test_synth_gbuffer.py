@@ -219,6 +219,7 @@ def test_an_unknown_rasteriser_is_refused() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_cuda_agrees_with_the_cpu() -> None:
     vertices, faces = bodies(4)
     here = draw_bodies(vertices, faces, "torch")

@@ -235,6 +235,7 @@ def test_pictures_of_the_users_are_used_and_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_gpu_makes_nearly_the_same_pictures(batch: CropBatch) -> None:
     other = Samples(5, size=SIZE, device="cuda", rasteriser="torch").crops(range(COUNT))
     np.testing.assert_array_equal(other.pose, batch.pose)
