@@ -24,7 +24,7 @@ from mpsnet_cli.render import Renderer
 from mpsnet_cli.render.labels import make_pill
 from mpsnet_cli.render.overlay import ALARM, BACKDROP, SLATE, person_colour
 from mpsnet_cli.render.scene import Camera, Colour, Image, Mesh
-from mpsnet_cli.tracking import Detector, choose_people, find_people, full_frame_track, read_boxes
+from mpsnet_cli.tracking import DEFAULT_DETECTOR, choose_people, locate_people
 from mpsnet_cli.video import VideoInfo, probe, read_frames
 from mpsnet_cli.weights import refuse_existing
 from mpsnet_cli.windows import TARGET, WINDOW, window_indices
@@ -71,26 +71,29 @@ class Transition:
 
 
 def choose_track(
-    video: VideoInfo, model: Model, *, boxes: str | None, person: int | None, report: Reporter
+    video: VideoInfo,
+    model: Model,
+    *,
+    boxes: str | None,
+    detector: str = DEFAULT_DETECTOR,
+    person: int | None,
+    report: Reporter,
 ) -> Track:
     """Find one person in a clip: `person`, or the most prominent one.
 
-    `boxes` is a file (see `read_boxes`), "full" for one person who fills the frames, or None to
-    detect people. Raises InputError where there is no such person.
+    See `locate_people` for `boxes` and `detector`. Raises InputError where there is no such person.
     """
-    people = () if person is None else (person,)
-    if boxes is not None:
-        tracks = [full_frame_track(video)] if boxes == "full" else read_boxes(Path(boxes), video)
-    else:
-        tracks = find_people(
-            read_frames(video, report=report),
-            Detector(device=model.device, precision=model.precision),
-            total=video.frame_count,
-            report=report,
-        )
-        if not tracks:
-            raise InputError(f"Nobody was found in {video.path}: give a person's boxes.")
-    return choose_people(tracks, max_people=1, people=people)[0]
+    tracks = locate_people(
+        video,
+        boxes=boxes,
+        detector=detector,
+        device=model.device,
+        precision=model.precision,
+        report=report,
+    )
+    if not tracks:
+        raise InputError(f"Nobody was found in {video.path}: give a person's boxes.")
+    return choose_people(tracks, max_people=1, people=() if person is None else (person,))[0]
 
 
 def open_clip(path: Path) -> VideoInfo:

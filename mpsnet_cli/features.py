@@ -23,21 +23,15 @@ from mpsnet_cli.errors import InputError
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Track
 from mpsnet_cli.progress import Reporter
+from mpsnet_cli.synth.repertoire import FPS
 from mpsnet_cli.synth.shards import MANIFEST as SHARD_MANIFEST
 from mpsnet_cli.synth.shards import Shard, iter_shards
-from mpsnet_cli.tracking import (
-    DEFAULT_DETECTOR,
-    Detector,
-    find_people,
-    full_frame_track,
-    read_boxes,
-)
+from mpsnet_cli.tracking import DEFAULT_DETECTOR, locate_people
 from mpsnet_cli.video import VideoInfo, probe, read_frames
 from mpsnet_cli.weights import file_sha256
 
 RESULT_MANIFEST = "clip.json"  # in a result of `mpsnet run`
 CLIPS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
-SYNTH_FPS = 30.0  # Hz, of synthetic sequences
 CROPS_AT_ONCE = 64
 
 
@@ -85,17 +79,14 @@ def clip_features(
 ) -> Iterator[Sequence]:
     """Yield an unlabelled sequence for each person in a clip."""
     video = probe(clip)
-    if boxes == "full":
-        tracks = [full_frame_track(video)]
-    elif boxes:
-        tracks = read_boxes(Path(boxes), video)
-    else:
-        tracks = find_people(
-            read_frames(video, report=report),
-            Detector(detector, device=model.device, precision=model.precision),
-            total=video.frame_count,
-            report=report,
-        )
+    tracks = locate_people(
+        video,
+        boxes=boxes,
+        detector=detector,
+        device=model.device,
+        precision=model.precision,
+        report=report,
+    )
     if not tracks:
         report.warn(f"Nobody was found in {clip}.")
     yield from _track_features(video, tracks, model, report)
@@ -221,7 +212,7 @@ def _shard_sequences(shard: Shard, model: Model) -> Iterator[Sequence]:
         yield Sequence(
             name=f"synth/{index:08d}",
             body="free-1",
-            fps=SYNTH_FPS,
+            fps=FPS,
             frame_ids=np.arange(frames),
             features=features[rows],
             joint_set="smpl24",

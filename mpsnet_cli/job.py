@@ -37,8 +37,7 @@ from mpsnet_cli.tracking import (
     choose_people,
     find_detector,
     find_people,
-    full_frame_track,
-    read_boxes,
+    given_tracks,
 )
 from mpsnet_cli.video import VideoInfo, read_frames
 from mpsnet_cli.weights import file_sha256
@@ -264,10 +263,8 @@ def _keep_only(folder: Path, names: set[str]) -> None:
 
 def _tracks(video: VideoInfo, arguments: Arguments, model: Model, report: Reporter) -> list[Track]:
     """Find out where the people are, the way the arguments ask for."""
-    if arguments.boxes == "full":
-        return [full_frame_track(video)]
     if arguments.boxes:
-        given = read_boxes(Path(arguments.boxes), video)
+        given = given_tracks(arguments.boxes, video)
         return choose_people(given, max_people=arguments.max_people, people=arguments.people)
     return find_people(
         read_frames(video, start=arguments.start, end=arguments.end, report=report),

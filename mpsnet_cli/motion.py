@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsnet_cli.errors import InputError
+from mpsnet_cli.npz import read_npz
 
 FORMAT = "mpsnet-motion/1"
 JOINTS = 24  # of the SMPL skeleton
@@ -138,27 +138,28 @@ class Motion:
         Raises InputError if the file is not one: unreadable, of another format, a key missing or
         of the wrong shape, or pickled objects inside.
         """
-        try:
-            if not zipfile.is_zipfile(path):
-                raise ValueError("it is not an .npz archive")
-            with np.load(path, allow_pickle=False) as file:
-                arrays: dict[str, Any] = {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path} is not a readable motion file: {error}.") from error
-        found = str(arrays.pop("format", "no format key"))
+        found, arrays = read_npz(path, what="motion file")
         if found != FORMAT:
             raise InputError(f"{path} is not a {FORMAT} file (found: {found}).")
+        return cls.from_arrays(arrays, source=path)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], *, source: Path) -> Motion:
+        """Build a motion from the arrays of a file; other keys are left out.
+
+        Raises InputError, naming `source`, if a key is missing or of the wrong shape.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         if missing := names - arrays.keys():
-            raise InputError(f"{path} lacks {', '.join(sorted(missing))}.")
+            raise InputError(f"{source} lacks {', '.join(sorted(missing))}.")
         values = {
             name: array.item() if array.ndim == 0 else array
             for name, array in arrays.items()
             if name in names
         }
         if values["shape"] not in get_args(Shape):
-            raise InputError(f"{path}: shape is {values['shape']!r}, not 'person' or 'frame'.")
+            raise InputError(f"{source}: shape is {values['shape']!r}, not 'person' or 'frame'.")
         try:
             return cls(**values)
         except (ValueError, AttributeError, TypeError) as error:
-            raise InputError(f"{path} is not a valid motion file: {error}.") from error
+            raise InputError(f"{source} is not a valid motion file: {error}.") from error

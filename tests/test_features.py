@@ -24,6 +24,7 @@ from mpsnet_cli.features import extract_features
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth.shards import Shard
+from mpsnet_cli.tracking import full_frame_track
 from mpsnet_cli.video import Frame, VideoInfo, probe, read_frames
 from mpsnet_cli.weights import file_sha256, load_model
 
@@ -220,13 +221,10 @@ def test_a_folder_of_clips(numbered: Path, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / CLIPS[0]).touch()
     video = features.probe(numbered)
     monkeypatch.setattr(features, "probe", lambda path: replace(video, path=path))
-    monkeypatch.setattr(features, "Detector", lambda *_, **__: None)
-    monkeypatch.setattr(
-        features, "find_people", lambda *_, **__: [features.full_frame_track(video)]
-    )
+    monkeypatch.setattr(features, "locate_people", lambda *_, **__: [full_frame_track(video)])
     found, _ = extract(tmp_path)
     assert [s.name for s in found] == ["b/person_01", "clip/person_01"]
-    monkeypatch.setattr(features, "find_people", lambda *_, **__: [])
+    monkeypatch.setattr(features, "locate_people", lambda *_, **__: [])
     found, report = extract(tmp_path)
     assert not found
     assert report.warnings == [

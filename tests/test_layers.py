@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from mpsnet_cli.cli import COMMANDS
+
 PACKAGE = ROOT / "mpsnet_cli"
 LAYERS = [
     {"_version", "errors", "progress", "geometry", "windows"},
+    {"npz", "unpickling"},
     {"motion", "video"},
     {"model", "body", "crops"},
     {"posing", "weights", "tracking", "smoothing", "datasets"},
@@ -69,8 +72,10 @@ def test_every_module_has_a_place() -> None:
     [
         "import mpsnet_cli",
         "from mpsnet_cli.cli import main; main(['--help'], standalone_mode=False)",
-        "from mpsnet_cli.cli import main; main(['run', '--help'], standalone_mode=False)",
-        "from mpsnet_cli.cli import main; main(['weights', '--help'], standalone_mode=False)",
+        *(
+            f"from mpsnet_cli.cli import main; main(['{command}', '--help'], standalone_mode=False)"
+            for command in COMMANDS
+        ),
     ],
 )
 def test_light_commands_load_nothing_heavy(code: str) -> None:

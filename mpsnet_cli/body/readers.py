@@ -2,7 +2,7 @@
 
 SMPL is distributed as pickles of numpy arrays, scipy sparse matrices and chumpy objects, mostly
 written by Python 2. A pickle is a program: it names callables, and the unpickler calls them. Here
-each name that a body model needs stands for an inert `_Record`, which only remembers what it was
+each name that a body model needs stands for an inert `Record`, which only remembers what it was
 given; any other name is refused before anything is imported. The arrays are then built from the
 records by the code below, which trusts no type, shape or size in them.
 """
@@ -10,9 +10,9 @@ records by the code below, which trusts no type, shape or size in them.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mpsnet_cli.errors import BodyError
+from mpsnet_cli.unpickling import Record, RecordUnpickler
 
 MAX_BYTES = 1 << 30  # of a file, and of one array in it; the largest SMPL file is a quarter of it
 
@@ -58,7 +59,10 @@ def _read_npz(data: bytes, keys: Collection[str], name: str) -> dict[str, NDArra
 
 
 def _read_pickle(data: bytes, keys: Collection[str], name: str) -> dict[str, NDArray[Any]]:
-    content = _Unpickler(data, name).load()
+    unpickler = RecordUnpickler(
+        io.BytesIO(data), _ALLOWED, partial(_refusal, name), encoding="latin1"
+    )
+    content = unpickler.load()
     if not isinstance(content, dict):
         raise BodyError(f"{name} holds no dictionary of arrays, so it is no body model.")
     _require(keys, content, name)
@@ -77,69 +81,52 @@ def _require(keys: Collection[str], present: Collection[Any], name: str) -> None
         raise BodyError(f"{name} lacks {', '.join(missing)}, so it is no SMPL body.")
 
 
-class _Record:
-    """Something that the file wanted built: its arguments and its state, and no behaviour."""
-
-    __slots__ = ("args", "state")
-
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: Any) -> _Record:
-        record = object.__new__(cls)
-        record.args, record.state = args, None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Array(_Record):
+class _Array(Record):
     """numpy's _reconstruct(type, shape, code) with state (version, shape, dtype, fortran, raw)."""
 
 
-class _Buffer(_Record):
+class _Buffer(Record):
     """numpy's _frombuffer(raw, dtype, shape, order), since pickle protocol 5."""
 
 
-class _Dtype(_Record):
+class _Dtype(Record):
     """numpy's dtype(code, align, copy) with state (version, byte order, ...)."""
 
 
-class _Encoded(_Record):
+class _Encoded(Record):
     """_codecs.encode(text, "latin1"): how Python 3 writes bytes for Python 2."""
 
 
-class _Csc(_Record):
+class _Csc(Record):
     """A scipy sparse matrix, its attributes as state."""
 
 
-class _Csr(_Record):
+class _Csr(Record):
     """The same by rows."""
 
 
-class _Ch(_Record):
+class _Ch(Record):
     """A chumpy array; its value is x."""
 
 
-class _Select(_Record):
+class _Select(Record):
     """A chumpy view; its value is a.ravel()[idxs].reshape(preferred_shape)."""
 
 
-class _Instance(_Record):
+class _Instance(Record):
     """copyreg._reconstructor(type, base, state): how old protocols make an empty instance."""
 
     def __new__(cls, *args: Any) -> Any:
         return args[0]()
 
 
-_ALLOWED: dict[str, type[_Record]] = {
+_ALLOWED: dict[str, type[Record]] = {
     "numpy.dtype": _Dtype,
-    "numpy.ndarray": _Record,
+    "numpy.ndarray": Record,
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray.scalar": _Record,
-    "numpy._core.multiarray.scalar": _Record,
+    "numpy.core.multiarray.scalar": Record,
+    "numpy._core.multiarray.scalar": Record,
     "numpy.core.numeric._frombuffer": _Buffer,
     "numpy._core.numeric._frombuffer": _Buffer,
     "scipy.sparse.csc.csc_matrix": _Csc,
@@ -151,28 +138,18 @@ _ALLOWED: dict[str, type[_Record]] = {
     "_codecs.encode": _Encoded,
     "copy_reg._reconstructor": _Instance,
     "copyreg._reconstructor": _Instance,
-    "__builtin__.object": _Record,
-    "builtins.object": _Record,
-    "__builtin__.set": _Record,  # chumpy's list of what has changed
-    "builtins.set": _Record,
+    "__builtin__.object": Record,
+    "builtins.object": Record,
+    "__builtin__.set": Record,  # chumpy's list of what has changed
+    "builtins.set": Record,
 }
 
 
-# The C unpickler reserves memory for whatever memo index a file names, and so can be made to take
-# all there is with a dozen bytes; the Python one keeps its memo in a dict.
-class _Unpickler(pickle._Unpickler):
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self.name = name
-
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        wanted = f"{module}.{name}"
-        if wanted not in _ALLOWED:
-            raise BodyError(
-                f"{self.name} asks to run {wanted}, which a body model never needs: it was not "
-                "run. Get the file again from https://smpl.is.tue.mpg.de."
-            )
-        return _ALLOWED[wanted]
+def _refusal(name: str, wanted: str) -> BodyError:
+    return BodyError(
+        f"{name} asks to run {wanted}, which a body model never needs: it was not run. Get the "
+        "file again from https://smpl.is.tue.mpg.de."
+    )
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -35,12 +35,13 @@ PATH = click.Path(path_type=Path)
     type=click.IntRange(min=0),
     help="Show the window of this frame, counted from 0. Default: the person's middle one.",
 )
+@options.detector
 @options.weights
 @options.device
 @options.precision
 def attention(
     files: tuple[Path, ...], output: Path, overwrite: bool, boxes: str | None, person: int | None,
-    frame: int | None, weights: str | None, device: str, precision: Precision,
+    frame: int | None, detector: str, weights: str | None, device: str, precision: Precision,
 ) -> None:  # fmt: skip
     """Draw which frames attend to which, or the way from one pose to another.
 
@@ -65,7 +66,9 @@ def attention(
     names = " → ".join(path.name for path in files) + f", {model.weights.name}"
     trained = model.weights.trained
     if clip is not None:
-        track = pictures.choose_track(clip, model, boxes=boxes, person=person, report=report)
+        track = pictures.choose_track(
+            clip, model, boxes=boxes, detector=detector, person=person, report=report
+        )
         window = pictures.attend(clip, track, model, frame=frame, report=report)
         title = f"{names}: person {track.id}, frame {window.frames[TARGET]}"
         picture = pictures.draw_attention(window, title=title, trained=trained)

@@ -25,19 +25,8 @@ if TYPE_CHECKING:
 @options.device
 @options.precision
 @options.batch_size
-@click.option(
-    "--detector",
-    metavar="FILE|NAME",
-    default="yolo11n.pt",
-    show_default=True,
-    help="YOLO detector for clips: a .pt file, or an official name that is downloaded once.",
-)
-@click.option(
-    "--boxes",
-    metavar="FILE|full",
-    help="Take people's boxes from a MOT csv or an .npz instead of detecting them; "
-    "full: the whole frame is one person.",
-)
+@options.detector
+@options.boxes
 @options.json_events
 @options.quiet
 def features(

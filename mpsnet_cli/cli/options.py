@@ -66,6 +66,19 @@ batch_size = click.option(
     type=click.IntRange(min=1),
     help="Crops that go through the backbone at once; halved by itself if memory runs out.",
 )
+detector = click.option(
+    "--detector",
+    metavar="FILE|NAME",
+    default="yolo11n.pt",
+    show_default=True,
+    help="YOLO detector: a .pt file, or an official name that is downloaded once.",
+)
+boxes = click.option(
+    "--boxes",
+    metavar="FILE|full",
+    help="Take people's boxes from a MOT csv or an .npz instead of detecting them; "
+    "full: the whole frame is one person.",
+)
 json_events = click.option(
     "--json", "style", flag_value="json", help="Print one JSON event a line on stdout."
 )

@@ -37,22 +37,11 @@ SECONDS = options.FiniteRange(min=0)
 @options.device
 @options.precision
 @options.batch_size
-@click.option(
-    "--detector",
-    metavar="FILE|NAME",
-    default="yolo11n.pt",
-    show_default=True,
-    help="YOLO detector: a .pt file, or an official name that is downloaded once.",
-)
+@options.detector
 @click.option(
     "--tracker", type=click.Choice(["bytetrack", "botsort"]), default="bytetrack", show_default=True
 )
-@click.option(
-    "--boxes",
-    metavar="FILE|full",
-    help="Take people's boxes from a MOT csv or an .npz instead of detecting them; "
-    "full: the whole frame is one person.",
-)
+@options.boxes
 @click.option(
     "--min-frames",
     type=click.IntRange(min=1),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsnet_cli.errors import InputError
+from mpsnet_cli.unpickling import PythonUnpickler, Record, RecordUnpickler
 
 # First bytes of files that are often taken for one.
 COMPRESSED = "is compressed: load it with joblib and dump it again without `compress`"
@@ -63,67 +65,43 @@ def read_joblib(path: Path) -> dict[str, NDArray[Any]]:
     }
 
 
-class _Record:
-    """Something that the file wanted built: its arguments and its state, and no behaviour."""
-
-    __slots__ = ("args", "state")
-
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: Any) -> _Record:
-        record = object.__new__(cls)
-        record.args, record.state = args, None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Wrapper(_Record):
+class _Wrapper(Record):
     """joblib's description of the array whose bytes follow; its attributes as state."""
 
 
-class _Dtype(_Record):
+class _Dtype(Record):
     """numpy's dtype(code, align, copy) with state (version, byte order, ...)."""
 
 
-_ALLOWED: dict[str, type[_Record]] = {
+_ALLOWED: dict[str, type[Record]] = {
     "joblib.numpy_pickle.NumpyArrayWrapper": _Wrapper,
-    "numpy.ndarray": _Record,  # the class that a wrapper asks for
+    "numpy.ndarray": Record,  # the class that a wrapper asks for
     "numpy.dtype": _Dtype,
-    "numpy.core.multiarray.scalar": _Record,
-    "numpy._core.multiarray.scalar": _Record,
-    "_codecs.encode": _Record,  # how protocol 2 writes the bytes of a scalar
+    "numpy.core.multiarray.scalar": Record,
+    "numpy._core.multiarray.scalar": Record,
+    "_codecs.encode": Record,  # how protocol 2 writes the bytes of a scalar
 }
 
 
-# The C unpickler reserves memory for whatever memo index a file names, and cannot be told to stop
-# after an object; typeshed does not know the inside of the Python one.
-_PythonUnpickler: Any = pickle._Unpickler
+def _refusal(path: Path, wanted: str) -> InputError:
+    return InputError(
+        f"{path} asks to run {wanted}, which a database of arrays never needs: it was not run. Get "
+        "the file again from where it is published."
+    )
 
 
-class _Unpickler(_PythonUnpickler):
+class _Unpickler(RecordUnpickler):
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        super().__init__(file)
+        super().__init__(file, _ALLOWED, partial(_refusal, path))
         self.file = file
         self.path = path
-
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        wanted = f"{module}.{name}"
-        if wanted not in _ALLOWED:
-            raise InputError(
-                f"{self.path} asks to run {wanted}, which a database of arrays never needs: it was "
-                "not run. Get the file again from where it is published."
-            )
-        return _ALLOWED[wanted]
 
     def load_build(self) -> None:
         super().load_build()
         if isinstance(self.stack[-1], _Wrapper):
             self.stack[-1] = self._array(self.stack[-1].state)
 
-    dispatch: ClassVar = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
+    dispatch: ClassVar = {**PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
 
     def _array(self, state: dict[str, Any]) -> NDArray[Any]:
         """Map the array that starts where the file stands, and step over it."""

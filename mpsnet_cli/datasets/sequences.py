@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.body.joint_sets import JOINT_SETS, SIZES, JointSet
 from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.npz import read_npz
 
 FORMAT = "mpsnet-sequences/1"
 LABELS = ("joints3d", "joints2d", "pose", "betas", "bboxes")  # each may be unknown
@@ -96,15 +95,7 @@ def load_sequences(path: Path) -> list[Sequence]:
     Raises InputError if the file is not that: unreadable, of another format, empty, with pickled
     objects, or with an array that is missing, of the wrong shape or not finite.
     """
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not an .npz archive")
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not a readable file of sequences: {error}.") from error
-    found = str(arrays.pop("format", "no format key"))
+    found, arrays = read_npz(path, what="file of sequences")
     if found != FORMAT:
         raise InputError(f"{path} is not a {FORMAT} file (found: {found}).")
     grouped: dict[str, dict[str, Any]] = {}

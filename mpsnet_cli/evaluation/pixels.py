@@ -6,8 +6,6 @@ true people are matched frame by frame by the overlap of their boxes.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mpsnet_cli.evaluation.result import OWN_JOINTS, Coverage, Errors, Result, j
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import FORMAT as MOTION_FORMAT
 from mpsnet_cli.motion import Motion, Track
+from mpsnet_cli.npz import read_npz
 from mpsnet_cli.pipeline import reconstruct
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.video import VideoInfo
@@ -40,27 +39,17 @@ def load_truth(path: Path) -> list[Motion]:
 
     Raises InputError for any other file.
     """
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not an .npz archive")
-            with np.load(path, allow_pickle=False) as archive:
-                if "format" in archive and str(archive["format"]) == MOTION_FORMAT:
-                    return [Motion.load(path)]
-                arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not a readable file of ground truth: {error}.") from error
-    found = str(arrays.pop("format", "no format key"))
-    if found != TRUTH_FORMAT:
+    found, arrays = read_npz(path, what="file of ground truth")
+    if found == MOTION_FORMAT:
+        motions = [Motion.from_arrays(arrays, source=path)]
+    elif found == TRUTH_FORMAT:
+        people: dict[str, dict[str, Any]] = {}
+        for key, array in arrays.items():
+            person, _, name = key.partition("/")
+            people.setdefault(person, {})[name] = array
+        motions = [Motion.from_arrays(people[person], source=path) for person in sorted(people)]
+    else:
         raise InputError(f"{path} is not a {TRUTH_FORMAT} file (found: {found}).")
-    people: dict[str, dict[str, Any]] = {}
-    for key, array in arrays.items():
-        person, _, name = key.partition("/")
-        people.setdefault(person, {})[name] = array.item() if array.ndim == 0 else array
-    try:
-        motions = [Motion(**values) for _, values in sorted(people.items())]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is not valid ground truth: {error}.") from error
     if not motions:
         raise InputError(f"{path} holds nobody.")
     for motion in motions:

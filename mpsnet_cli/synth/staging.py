@@ -27,10 +27,10 @@ from mpsnet_cli.synth.mannequin import Outline, skeleton_transforms
 from mpsnet_cli.synth.motions import Repertoire, draw_movement
 from mpsnet_cli.synth.plates import Plates
 from mpsnet_cli.synth.records import Value
+from mpsnet_cli.synth.repertoire import FPS
 
 Array = NDArray[np.float64]
 
-FPS = 30.0  # Hz, of sequences
 CROP_SCALE = MPSNetConfig().crop_scale  # side of a crop in longer sides of the person's box
 
 IMAGES = ((640, 480), (720, 576), (1280, 720), (1920, 1080), (720, 1280), (512, 512))  # px

@@ -2,20 +2,23 @@
 
     tracks = find_people(frames, Detector("yolo11n.pt"), report=report)
 
-or, given by the user, `read_boxes` and `full_frame_track`.
+or, given by the user, `given_tracks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
+
+from mpsnet_cli.model.inference import Precision
 from mpsnet_cli.motion import Track
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking.association import PeopleFinder, Tracker, associate
-from mpsnet_cli.tracking.boxes import full_frame_track, read_boxes
+from mpsnet_cli.tracking.boxes import full_frame_track, given_tracks, read_boxes
 from mpsnet_cli.tracking.detector import DEFAULT_DETECTOR, Detector, find_detector
 from mpsnet_cli.tracking.refine import MIN_FRAMES, choose_people, refine_tracks
-from mpsnet_cli.video import Frame
+from mpsnet_cli.video import Frame, VideoInfo, read_frames
 
 __all__ = [
     "DEFAULT_DETECTOR",
@@ -26,8 +29,30 @@ __all__ = [
     "find_detector",
     "find_people",
     "full_frame_track",
+    "given_tracks",
+    "locate_people",
     "read_boxes",
 ]
+
+
+def locate_people(
+    video: VideoInfo,
+    *,
+    boxes: str | None,
+    detector: str,
+    device: torch.device,
+    precision: Precision,
+    report: Reporter,
+) -> list[Track]:
+    """Take a whole clip's people from `boxes`, see `given_tracks`, or detect and follow them."""
+    if boxes:
+        return given_tracks(boxes, video)
+    return find_people(
+        read_frames(video, report=report),
+        Detector(detector, device=device, precision=precision),
+        total=video.frame_count,
+        report=report,
+    )
 
 
 def find_people(

@@ -55,6 +55,12 @@ def read_boxes(path: Path, video: VideoInfo) -> list[Track]:
     return tracks
 
 
+def given_tracks(boxes: str, video: VideoInfo) -> list[Track]:
+    """Take the people of `video` as the user gives them: a file of boxes, see `read_boxes`, or
+    "full" for one person who fills every frame."""
+    return [full_frame_track(video)] if boxes == "full" else read_boxes(Path(boxes), video)
+
+
 def full_frame_track(video: VideoInfo) -> Track:
     """Return the track of one person who fills every frame of `video`."""
     count = video.frame_count

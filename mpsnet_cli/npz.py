@@ -1,0 +1,29 @@
+"""Archives of plain arrays, checked as far as any archive can be."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpsnet_cli.errors import InputError
+
+
+def read_npz(path: Path, *, what: str) -> tuple[str, dict[str, Any]]:
+    """Read all arrays of an .npz by name, and what its key `format` says ("no format key").
+
+    Raises InputError, naming `what` it should have been, if it is no archive, damaged, or holds
+    pickled objects.
+    """
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is not an .npz archive")
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not a readable {what}: {error}.") from error
+    return str(arrays.pop("format", "no format key")), arrays
