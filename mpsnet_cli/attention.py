@@ -24,7 +24,7 @@ from mpsnet_cli.render import Renderer
 from mpsnet_cli.render.labels import make_pill
 from mpsnet_cli.render.overlay import ALARM, BACKDROP, SLATE, person_colour
 from mpsnet_cli.render.scene import Camera, Colour, Image, Mesh
-from mpsnet_cli.tracking import DEFAULT_DETECTOR, choose_people, locate_people
+from mpsnet_cli.tracking import choose_people, locate_people
 from mpsnet_cli.video import VideoInfo, probe, read_frames
 from mpsnet_cli.weights import refuse_existing
 from mpsnet_cli.windows import TARGET, WINDOW, window_indices
@@ -75,7 +75,7 @@ def choose_track(
     model: Model,
     *,
     boxes: str | None,
-    detector: str = DEFAULT_DETECTOR,
+    detector: str | None = None,
     person: int | None,
     report: Reporter,
 ) -> Track:
@@ -160,9 +160,11 @@ def crop_stills(
             raise InputError(f"{boxes} has no box of person {track.id} in one of the pictures.")
         corners = track.boxes
     squares = square_boxes(corners, scale=model.config.crop_scale)
-    size = model.config.crop_size
-    pairs = zip(stills, squares, strict=True)
-    return np.stack([crop_image(still, square, size=size) for still, square in pairs])
+    size, antialias = model.config.crop_size, model.config.antialias
+    return np.stack([
+        crop_image(still, square, size=size, antialias=antialias)
+        for still, square in zip(stills, squares, strict=True)
+    ])  # fmt: skip
 
 
 def cross(crops: NDArray[np.uint8], model: Model, body: BodyModel) -> Transition:
@@ -283,7 +285,12 @@ def _read_crops(
         for frame in frames:
             if frame.index in wanted:
                 square = wanted.pop(frame.index)
-                crops.append(crop_image(frame.image, square, size=model.config.crop_size))
+                config = model.config
+                crops.append(
+                    crop_image(
+                        frame.image, square, size=config.crop_size, antialias=config.antialias
+                    )
+                )
             if frame.index >= last:
                 break
     if wanted:

@@ -22,13 +22,13 @@ from mpsnet_cli.datasets.sequences import Sequence
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Track
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth.repertoire import FPS
 from mpsnet_cli.synth.shards import MANIFEST as SHARD_MANIFEST
 from mpsnet_cli.synth.shards import Shard, iter_shards
-from mpsnet_cli.tracking import DEFAULT_DETECTOR, locate_people
+from mpsnet_cli.tracking import locate_people
 from mpsnet_cli.video import VideoInfo, probe, read_frames
-from mpsnet_cli.weights import file_sha256
 
 RESULT_MANIFEST = "clip.json"  # in a result of `mpsnet run`
 CLIPS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
@@ -40,7 +40,7 @@ def extract_features(
     model: Model,
     *,
     boxes: str | None = None,
-    detector: str = DEFAULT_DETECTOR,
+    detector: str | None = None,
     report: Reporter,
 ) -> Iterator[Sequence]:
     """Yield the sequences of a clip, a result folder, a folder of shards, or a folder of clips.
@@ -74,7 +74,7 @@ def clip_features(
     model: Model,
     *,
     boxes: str | None = None,
-    detector: str = DEFAULT_DETECTOR,
+    detector: str | None = None,
     report: Reporter,
 ) -> Iterator[Sequence]:
     """Yield an unlabelled sequence for each person in a clip."""
@@ -158,7 +158,12 @@ def _track_features(
                 row = int(np.searchsorted(track.frames, frame.index))
                 if row < len(track) and track.frames[row] == frame.index:
                     crops.append(
-                        crop_image(frame.image, crop_boxes[person][row], size=config.crop_size)
+                        crop_image(
+                            frame.image,
+                            crop_boxes[person][row],
+                            size=config.crop_size,
+                            antialias=config.antialias,
+                        )
                     )
                     owners.append(person)
                     rows[person].append(row)

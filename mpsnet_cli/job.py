@@ -24,13 +24,13 @@ from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.export.obj import mesh_count, write_obj_sequence
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Shape, Track
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.pipeline import reconstruct
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.render import Renderer, RendererName, make_renderer
 from mpsnet_cli.render.overlay import View, write_overlay
 from mpsnet_cli.smoothing import DEFAULT_STRENGTH
 from mpsnet_cli.tracking import (
-    DEFAULT_DETECTOR,
     MIN_FRAMES,
     Detector,
     Tracker,
@@ -40,7 +40,6 @@ from mpsnet_cli.tracking import (
     given_tracks,
 )
 from mpsnet_cli.video import VideoInfo, read_frames
-from mpsnet_cli.weights import file_sha256
 from mpsnet_cli.windows import Edges
 
 FORMAT = "mpsnet-clip/1"
@@ -58,7 +57,7 @@ class Arguments:
     start: float | None = None  # s
     end: float | None = None  # s
     boxes: str | None = None  # a file, or "full"
-    detector: str = DEFAULT_DETECTOR
+    detector: str | None = None  # a file, or a name; see `find_detector`
     tracker: Tracker = "bytetrack"
     min_frames: int = MIN_FRAMES
     max_people: int | None = None
@@ -92,6 +91,7 @@ def run_clip(
     """
     path = video.path
     frames = len(video.frame_range(arguments.start, arguments.end))
+    detector = None if arguments.boxes else find_detector(arguments.detector, report=report)
     identity = {
         "tool": {"name": "mpsnet-cli", "version": __version__},
         "input": {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)},
@@ -102,7 +102,7 @@ def run_clip(
             "trained": model.weights.trained,
         },
         "body": {"name": body.name, "sha256": body.sha256},
-        "detector": _detector_facts(arguments),
+        "detector": _detector_facts(arguments.boxes, detector),
     }
     folder = out / _folder_name(path)
     with _working_folder(folder, report) as part:
@@ -110,7 +110,7 @@ def run_clip(
             report.warn(f"{folder} is finished already and left alone; --overwrite does it anew.")
             return folder, finished
         renderer = make_renderer(arguments.renderer, body.faces, report=report)
-        motions = _motions(part, video, identity, arguments, model, body, report)
+        motions = _motions(part, video, identity, arguments, detector, model, body, report)
         files = _draw(part, video, motions, arguments, body, renderer, report)
         seconds = sum(report.seconds.values())
         manifest = {
@@ -132,17 +132,17 @@ def run_clip(
     return folder, manifest
 
 
-def _detector_facts(arguments: Arguments) -> dict[str, str]:
+def _detector_facts(boxes: str | None, detector: Path | None) -> dict[str, str]:
     """Identify the detector, or the boxes that take its place."""
-    if arguments.boxes == "full":
+    if detector:
+        return {"name": detector.name, "sha256": file_sha256(detector)}
+    assert boxes is not None  # one of the two says where people are
+    if boxes == "full":
         return {"boxes": "full"}
-    if arguments.boxes:
-        boxes = Path(arguments.boxes)
-        if not boxes.is_file():
-            raise InputError(f"There is no boxes file {boxes}: check the name.")
-        return {"boxes": boxes.name, "sha256": file_sha256(boxes)}
-    detector = find_detector(arguments.detector)
-    return {"name": detector.name, "sha256": file_sha256(detector)}
+    file = Path(boxes)
+    if not file.is_file():
+        raise InputError(f"There is no boxes file {file}: check the name.")
+    return {"boxes": file.name, "sha256": file_sha256(file)}
 
 
 def _folder_name(path: Path) -> str:
@@ -214,6 +214,7 @@ def _motions(
     video: VideoInfo,
     identity: dict[str, Any],
     arguments: Arguments,
+    detector: Path | None,
     model: Model,
     body: BodyModel,
     report: Reporter,
@@ -233,7 +234,7 @@ def _motions(
         video,
         model,
         body=body,
-        tracks=_tracks(video, arguments, model, report),
+        tracks=_tracks(video, arguments, detector, model, report),
         start=arguments.start,
         end=arguments.end,
         focal_length=arguments.focal_length,
@@ -261,14 +262,20 @@ def _keep_only(folder: Path, names: set[str]) -> None:
             path.unlink()
 
 
-def _tracks(video: VideoInfo, arguments: Arguments, model: Model, report: Reporter) -> list[Track]:
+def _tracks(
+    video: VideoInfo,
+    arguments: Arguments,
+    detector: Path | None,
+    model: Model,
+    report: Reporter,
+) -> list[Track]:
     """Find out where the people are, the way the arguments ask for."""
     if arguments.boxes:
         given = given_tracks(arguments.boxes, video)
         return choose_people(given, max_people=arguments.max_people, people=arguments.people)
     return find_people(
         read_frames(video, start=arguments.start, end=arguments.end, report=report),
-        Detector(arguments.detector, device=model.device, precision=model.precision),
+        Detector(detector, device=model.device, precision=model.precision, report=report),
         tracker=arguments.tracker,
         min_frames=arguments.min_frames,
         max_people=arguments.max_people,

@@ -26,6 +26,7 @@ from mpsnet_cli.geometry import (
     project,
     weak_to_perspective,
 )
+from mpsnet_cli.model.config import MPSNetConfig
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.model.regressor import Prediction
 from mpsnet_cli.motion import JOINTS, Motion, Shape, Track
@@ -66,7 +67,7 @@ def reconstruct(
     if tracks is None:
         tracks = find_people(
             read_frames(video, start=start, end=end, report=report),
-            Detector(device=model.device, precision=model.precision),
+            Detector(device=model.device, precision=model.precision, report=report),
             total=len(video.frame_range(start, end)),
             report=report,
         )
@@ -111,11 +112,16 @@ class _Person:
         self.features = torch.empty(0, model.config.feature_dim)
         self.first = 0  # the row that features[0] belongs to
 
-    def crops(self, frame: Frame, size: int) -> Iterator[NDArray[np.uint8]]:
+    def crops(self, frame: Frame, config: MPSNetConfig) -> Iterator[NDArray[np.uint8]]:
         """Cut the person out of a frame: a crop for each row of the track up to this frame."""
         for row in range(len(self.times), int(np.searchsorted(self.track.frames, frame.index + 1))):
             self.times.append(frame.time if self.track.frames[row] == frame.index else np.nan)
-            yield crop_image(frame.image, self.crop_boxes[row], size=size)
+            yield crop_image(
+                frame.image,
+                self.crop_boxes[row],
+                size=config.crop_size,
+                antialias=config.antialias,
+            )
 
     def add(self, features: torch.Tensor, model: Model, *, last: bool = False) -> None:
         """Take the features (n, 2048) of the next rows; predict every row that is now complete.
@@ -175,7 +181,7 @@ def _predict(
             seen = [(track, track.frames >= frame.index) for track in tracks]
             people = [_Person(t.select(rows), model, edges) for t, rows in seen if rows.any()]
         for person in people:
-            for crop in person.crops(frame, model.config.crop_size):
+            for crop in person.crops(frame, model.config):
                 crops.append(crop)
                 owners.append(person)
         if len(crops) >= CROPS_AT_ONCE:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ def call(*arguments: str) -> Result:
 class Recorder:
     """Stands in for a function: notes how it was called."""
 
-    def __init__(self) -> None:
+    def __init__(self, result: WeightsInfo = INFO) -> None:
+        self.result = result
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def __call__(self, *arguments: Any, **keywords: Any) -> WeightsInfo:
         self.calls.append((arguments, keywords))
-        return INFO
+        return self.result
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,19 @@ def test_arguments_arrive(
     ]  # fmt: skip
 
 
+def test_pack_says_what_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source := tmp_path / "w.safetensors").write_bytes(b"long")
+    (made := tmp_path / "small").write_bytes(bytes(1_234_567))
+    recorder = Recorder(replace(INFO, path=made))
+    monkeypatch.setattr("mpsnet_cli.weights.pack_weights", recorder)
+    result = call("pack", str(source), "--name", "n", "--licence", "l", "-o", "small")
+    texts = {"name": "n", "licence": "l", "note": None}
+    assert recorder.calls == [((source, Path("small")), {**texts, "overwrite": False})]
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0] == str(made)
+    assert result.output.splitlines()[-2:] == [f"sha256 {'ab' * 32}", "1.2 MB (1,234,567 bytes)"]
+
+
 def test_list_shows_what_is_found_and_what_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +105,7 @@ def test_list_shows_what_is_found_and_what_is_not(
     assert "ab" * 32 in result.output
     assert f"{bad} is broken. (there)" in result.output
     assert "get it: mpsnet weights pull" in result.output
+    assert "not here: starter (synthetic)" in result.output
 
 
 def test_show_describes_a_real_file(tmp_path: Path) -> None:

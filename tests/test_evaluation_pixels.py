@@ -186,8 +186,8 @@ def test_mistakes_show(
     assert measured(video, truth, body, target=7)["mpjpe"] > 1
     straight = pipeline.crop_image
 
-    def askew(image: NDArray[np.uint8], bbox: NDArray, *, size: int) -> NDArray[np.uint8]:
-        return straight(image, bbox + np.float32([2, 0, 0, 0]), size=size)
+    def askew(image: NDArray[np.uint8], bbox: NDArray, **how: Any) -> NDArray[np.uint8]:
+        return straight(image, bbox + np.float32([2, 0, 0, 0]), **how)
 
     monkeypatch.setattr(pipeline, "crop_image", askew)
     shifted = measured(video, truth, body)

@@ -22,11 +22,12 @@ from mpsnet_cli.datasets import Sequence, load_sequences, save_sequences
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.features import extract_features
 from mpsnet_cli.motion import Motion
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth.shards import Shard
 from mpsnet_cli.tracking import full_frame_track
 from mpsnet_cli.video import Frame, VideoInfo, probe, read_frames
-from mpsnet_cli.weights import file_sha256, load_model
+from mpsnet_cli.weights import load_model
 
 SIZE = (160, 120)  # px
 CLIPS = ("b.MOV", "clip.mp4")

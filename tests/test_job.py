@@ -19,7 +19,9 @@ from mpsnet_cli.body import load_body
 from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.job import Arguments, run_clip
 from mpsnet_cli.motion import Motion
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
+from mpsnet_cli.tracking import full_frame_track
 from mpsnet_cli.video import probe
 
 FULL = Arguments(boxes="full", renderer="cpu")
@@ -90,6 +92,27 @@ def test_a_result_is_complete(clip: Path, out: Path) -> None:
     with av.open(str(folder / "overlay.mp4")) as container:
         assert len(list(container.decode(video=0))) == 12
         assert container.streams.audio
+
+
+def test_the_detector_is_found_once_and_named(
+    clip: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file := tmp_path / "person-starter.pt").write_bytes(b"weights")
+    used = []
+
+    def find(name: str | None, *, report: Reporter) -> Path:
+        used.append(name)
+        report.warn("The starter stands in.")
+        return file
+
+    monkeypatch.setattr(job, "find_detector", find)
+    monkeypatch.setattr(job, "Detector", lambda path, **_: used.append(path))
+    monkeypatch.setattr(job, "find_people", lambda *_, **__: [full_frame_track(probe(clip))])
+    _, manifest, _ = run(clip, out, Arguments(overlay=False, meshes=False, renderer="cpu"))
+    assert used == [None, file]
+    assert manifest["detector"] == {"name": file.name, "sha256": file_sha256(file)}
+    assert manifest["warnings"] == ["The starter stands in."]
+    assert manifest["arguments"]["detector"] is None
 
 
 def test_parts_can_be_left_out(clip: Path, out: Path) -> None:

@@ -16,7 +16,7 @@ from mpsnet_cli.cli import COMMANDS
 PACKAGE = ROOT / "mpsnet_cli"
 LAYERS = [
     {"_version", "errors", "progress", "geometry", "windows"},
-    {"npz", "unpickling"},
+    {"npz", "unpickling", "packaged"},
     {"motion", "video"},
     {"model", "body", "crops"},
     {"posing", "weights", "tracking", "smoothing", "datasets"},

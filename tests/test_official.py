@@ -20,7 +20,8 @@ import torch
 
 from mpsnet_cli.errors import OutputError, WeightsError
 from mpsnet_cli.model.config import MPSNetConfig
-from mpsnet_cli.weights import file_sha256, load_network, official, user_folder
+from mpsnet_cli.packaged import file_sha256
+from mpsnet_cli.weights import load_network, official, user_folder
 from mpsnet_cli.weights.official import (
     MPSNET_FILE,
     SPIN_FILE,

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -14,8 +16,17 @@ import pytest
 import torch
 
 from mpsnet_cli.errors import WeightsError
+from mpsnet_cli.packaged import PACKAGED, file_sha256, packaged_folder
+from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking import detector as module
-from mpsnet_cli.tracking.detector import MIN_SCORE, NMS_IOU, Detector, find_detector
+from mpsnet_cli.tracking.detector import (
+    LONG_SIDES,
+    MIN_SCORE,
+    NMS_IOU,
+    STARTER_DETECTOR,
+    Detector,
+    find_detector,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +47,53 @@ def images(shared) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
+def cache(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path / "cache")
-    return tmp_path / "cache"
+    monkeypatch.setattr("mpsnet_cli.packaged.packaged_folder", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    module._download_default.cache_clear()
+    yield tmp_path / "cache"
+    module._download_default.cache_clear()
+
+
+@pytest.fixture
+def offline(monkeypatch) -> list[str]:
+    """No network; the list tells what was asked for."""
+    import requests
+
+    asked = []
+
+    def refuse(_, method, url, **__):
+        asked.append(f"{method} {url}".lower())
+        raise requests.ConnectionError("no route to host")
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def random_network():
+    """A one-class network as the packaged starter's, which takes every place for a person."""
+    with module.quiet_ultralytics():
+        from ultralytics.nn.tasks import DetectionModel
+
+        torch.manual_seed(0)
+        network = DetectionModel("yolo11n.yaml", nc=1, verbose=False)
+    network.names = {0: "person"}
+    for scores in network.model[-1].cv3:
+        torch.nn.init.zeros_(scores[-1].bias)
+    return network.half()
+
+
+@pytest.fixture
+def starter(cache, monkeypatch, random_network) -> Path:
+    """A packaged detector for want of the real one."""
+    (folder := cache.parent / "packaged").mkdir()
+    remarks = {"long_sides": [64, 96], "licence": "AGPL-3.0", "note": "random"}
+    torch.save({"model": random_network, "mpsnet": remarks}, folder / STARTER_DETECTOR)
+    monkeypatch.setattr("mpsnet_cli.packaged.packaged_folder", lambda: folder)
+    monkeypatch.setitem(PACKAGED, STARTER_DETECTOR, file_sha256(folder / STARTER_DETECTOR))
+    return folder / STARTER_DETECTOR
 
 
 def test_finds_the_boxes_of_ultralytics_own_predict(detector, images, yolo):
@@ -73,7 +128,7 @@ def test_half_precision_moves_boxes_by_less_than_a_pixel(detector, images, yolo)
 )
 def test_letterbox_keeps_the_shape_in_multiples_of_32(height, width, longest):
     image = np.full((height, width, 3), 255, np.uint8)
-    batch, (left, top, inner_width, inner_height) = module._letterbox([image, image])
+    batch, (left, top, inner_width, inner_height) = module._letterbox([image, image], LONG_SIDES)
     assert batch.shape[0] == 2
     assert batch.shape[1] % 32 == batch.shape[2] % 32 == 0
     assert max(inner_width, inner_height) == longest
@@ -124,7 +179,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, yolo, content):
 
 
 def test_a_network_that_does_not_know_people_is_refused(tmp_path, yolo):
-    network = module._load_network(yolo)
+    network, _ = module._load_network(yolo)
     network.names = {0: "dog", 1: "cat"}
     torch.save({"model": network}, tmp_path / "dogs.pt")
     with pytest.raises(WeightsError, match=r"dogs\.pt does not detect people"):
@@ -148,23 +203,127 @@ def test_an_official_name_is_downloaded_once_into_our_cache(cache, monkeypatch):
         path.write_bytes(b"weights")
 
     monkeypatch.setattr(downloads, "attempt_download_asset", download)
+    monkeypatch.setattr(module, "_host_answers", lambda: True)
     assert find_detector("yolo11n.pt") == cache / "detectors" / "yolo11n.pt"
     assert find_detector("yolo11n.pt").read_bytes() == b"weights"
     assert asked == [cache / "detectors" / "yolo11n.pt"]
 
 
-def test_without_a_network_the_error_comes_at_once_and_says_what_to_do(cache, monkeypatch):
+@pytest.mark.parametrize("name", ["yolo11n.pt", None])
+def test_without_network_and_starter_the_error_comes_at_once_and_says_what_to_do(
+    cache, offline, name
+):
+    with pytest.raises(WeightsError, match=r"put the file, from https://.*yolo11n\.pt.*--boxes"):
+        find_detector(name)
+    assert len(offline) == 1
+    assert not [path for path in cache.rglob("*") if path.suffix in (".pt", ".part")]
+
+
+def test_a_host_that_is_silent_is_not_waited_for(monkeypatch):
     import requests
 
-    def offline(*_, **__):
-        raise requests.ConnectionError("no route to host")
+    ended = threading.Event()
 
-    monkeypatch.setattr(requests, "get", offline)
+    def hang(*_, **__):
+        ended.wait(60)
+        raise requests.ConnectionError("no name server")
+
+    monkeypatch.setattr(requests.Session, "request", hang)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
     began = time.monotonic()
-    with pytest.raises(WeightsError, match=r"put the file, from https://.*yolo11n\.pt.*--boxes"):
+    assert not module._host_answers()
+    ended.set()
+    assert time.monotonic() - began < 10
+
+
+def test_without_a_network_the_starter_stands_in_and_it_is_said(starter, offline):
+    report = Reporter()
+    assert find_detector(report=report) == starter
+    assert report.warnings == [
+        "yolo11n.pt could not be fetched: people are found by the packaged starter detector "
+        "(synthetic), which misses more."
+    ]
+    assert Detector(device="cpu", precision="fp32", report=(later := Reporter())).path == starter
+    assert later.warnings == report.warnings  # every clip is told
+    assert len(offline) == 1  # but the network is not asked again
+
+
+@pytest.mark.usefixtures("starter")
+def test_what_is_cached_goes_before_the_starter(cache, offline):
+    (cache / "detectors").mkdir(parents=True)
+    (cache / "detectors" / "yolo11n.pt").write_bytes(b"weights")
+    report = Reporter()
+    assert find_detector(report=report) == cache / "detectors" / "yolo11n.pt"
+    assert (report.warnings, offline) == ([], [])
+
+
+@pytest.mark.usefixtures("offline")
+def test_nothing_stands_in_for_a_detector_asked_for_by_name(starter):
+    assert find_detector() == starter
+    with pytest.raises(WeightsError, match=r"yolo11n\.pt could not be downloaded"):
         find_detector("yolo11n.pt")
-    assert time.monotonic() - began < 3
-    assert not [path for path in cache.rglob("*") if path.suffix in (".pt", ".part")]
+
+
+@pytest.mark.parametrize("name", ["person-starter", "person-starter.pt"])
+def test_the_starter_has_a_name(starter, offline, name):
+    report = Reporter()
+    assert find_detector(name, report=report) == starter
+    assert (report.warnings, offline) == ([], [])
+
+
+def test_a_starter_that_has_changed_is_refused(starter, tmp_path):
+    with starter.open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(WeightsError, match=r"not the file that shipped .* again\."):
+        Detector(starter)
+    (copy := tmp_path / starter.name).write_bytes(starter.read_bytes())
+    assert Detector(copy, device="cpu").path == copy  # what is the user's own may be anything
+
+
+def test_a_one_class_network_of_float16_runs_at_its_own_size(starter):
+    detector = Detector(starter, device="cpu", precision="fp32")
+    inputs = []
+    detector._network.register_forward_pre_hook(lambda _, images: inputs.append(images[0]))
+    for side, longest in ((300, 96), (80, 96), (40, 64)):  # 80 px, padded to a multiple of 32
+        image = np.random.default_rng(0).integers(0, 255, (side, side // 2, 3), np.uint8)
+        found, same = detector.detect([image, image])
+        assert max(inputs[-1].shape) == longest
+        assert inputs[-1].dtype == torch.float32
+        assert len(found) > 0
+        np.testing.assert_array_equal(found.boxes, same.boxes)
+        assert (found.boxes <= [side // 2, side] * 2).all()
+
+
+@pytest.mark.parametrize(
+    "remarks",
+    [
+        "text",
+        ["long_sides"],
+        {"long_sides": 640},
+        {"long_sides": [640]},
+        {"long_sides": [640, 512]},
+        {"long_sides": [512, 10**9]},
+        {"long_sides": [0, 640]},
+        {"long_sides": [512.0, 640.0]},
+        {"long_sides": "ab"},
+    ],
+)
+def test_a_size_that_makes_no_sense_is_refused(remarks):
+    with pytest.raises(WeightsError, match=r"odd\.pt is damaged: its long_sides"):
+        module._long_sides(remarks, Path("odd.pt"))
+
+
+def test_a_checkpoint_need_not_state_its_size():
+    for remarks in ({}, {"note": "mine"}):
+        assert module._long_sides(remarks, Path("m.pt")) == LONG_SIDES
+
+
+def test_the_packaged_starter_is_a_detector_of_people():
+    if STARTER_DETECTOR not in PACKAGED:
+        pytest.skip(f"{STARTER_DETECTOR} does not ship with this version")
+    detector = Detector(packaged_folder() / STARTER_DETECTOR, device="cpu", precision="fp32")
+    assert detector.path.stat().st_size <= 6e6
+    assert dict(detector._network.names) == {0: "person"}
 
 
 def test_ultralytics_leaves_the_process_and_the_home_alone(tmp_path, yolo):

@@ -12,18 +12,22 @@ import recipe
 import safetensors.numpy
 import safetensors.torch
 import torch
+from conftest import ROOT
 
 from mpsnet_cli.errors import OutputError, WeightsError
-from mpsnet_cli.model.config import MPSNetConfig
+from mpsnet_cli.model.config import MPSNetConfig, WeightsInfo
 from mpsnet_cli.model.mpsnet import MPSNet
+from mpsnet_cli.packaged import PACKAGED, file_sha256
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.weights import (
+    KNOWN,
+    STARTER,
     available,
     check_state,
-    file_sha256,
     find_weights,
     load_model,
     load_network,
+    pack_weights,
     read_info,
     save_network,
     save_untrained,
@@ -132,12 +136,22 @@ def test_lookup_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_weights(str(untrained)) == untrained
 
 
-def test_packaged_weights_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_starter_comes_after_all_but_the_untrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mpsnet_cli.weights.packaged_folder", lambda: tmp_path / "packaged")
-    packaged = write(tmp_path / "packaged" / "ours.safetensors", HEADER)
-    assert find_weights() == packaged
-    user = write(user_folder() / "any.safetensors", HEADER)
-    assert available() == [("user data folder", user), ("packaged", packaged)]
+    untrained = write(user_folder() / "untrained.safetensors", HEADER)
+    assert find_weights() == untrained
+    starter = write(tmp_path / "packaged" / STARTER.file, HEADER)
+    assert find_weights() == find_weights("mpsnet-starter") == starter
+    own = write(user_folder() / "own.safetensors", HEADER)
+    official = write(user_folder() / "mps-net.safetensors", HEADER)
+    assert available() == [
+        ("user data folder", official),
+        ("user data folder", own),
+        ("packaged", starter),
+        ("user data folder", untrained),
+    ]
 
 
 def test_missing_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +233,99 @@ def test_config_decides_the_shapes(untrained: Path) -> None:
     wider = replace(info, config=replace(info.config, feature_dim=4096))
     with pytest.raises(WeightsError, match=r"and must be float32 \(.*4096"):
         load_network(wider)
+
+
+class Tiny(torch.nn.Module):
+    """Stands in for MPSNet: a number of every kind that it has."""
+
+    def __init__(self, config: MPSNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = torch.nn.Linear(3, 200)
+        self.norm = torch.nn.BatchNorm1d(200)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    monkeypatch.setattr("mpsnet_cli.model.mpsnet.MPSNet", Tiny)
+    network = Tiny(MPSNetConfig())
+    network.norm.running_var.fill_(1e-9)
+    network.norm.running_mean[0] = 65503  # float16 has only 65504 there
+    return network
+
+
+def save(network: torch.nn.Module, path: Path, **texts: Any) -> WeightsInfo:
+    texts = {"name": "a", "licence": "MIT", "note": "", **texts}
+    return save_network(network, path, trained=True, sources={"x": "1"}, overwrite=False, **texts)
+
+
+def test_packed_weights_are_the_rounded_ones_in_half_the_bytes(tiny: Tiny, tmp_path: Path) -> None:
+    whole = save(tiny, tmp_path / "whole.safetensors", note="by hand")
+    info = pack_weights(whole.path, tmp_path / "half.safetensors", name="b", licence="CC0-1.0")
+    assert (info.name, info.licence, info.note, info.trained) == ("b", "CC0-1.0", "by hand", True)
+    assert info.sources == {"x": "1", "whole.safetensors": whole.sha256}
+    assert info.config == whole.config
+    stored = safetensors.torch.load_file(info.path)
+    loaded = load_network(info).state_dict()
+    assert stored.keys() == loaded.keys() == tiny.state_dict().keys()
+    for name, tensor in tiny.state_dict().items():
+        exact = not tensor.is_floating_point()
+        assert stored[name].dtype == (torch.int64 if exact else torch.float16)
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor if exact else tensor.half().float()), name
+    numbers = [sum(t.numel() * t.element_size() for t in s.values()) for s in (loaded, stored)]
+    saved = whole.path.stat().st_size - info.path.stat().st_size
+    assert abs(saved - (numbers[0] - numbers[1])) < 200  # the headers differ by their texts
+    again = pack_weights(info.path, tmp_path / "again.safetensors")
+    assert (again.name, again.licence) == ("b", "CC0-1.0")
+    assert again.sources == {**info.sources, "half.safetensors": info.sha256}
+
+
+def test_weights_that_float16_cannot_hold_are_not_packed(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.norm.running_var[7] = 65520  # rounds to infinity
+    whole = save(tiny, tmp_path / "whole.safetensors")
+    with pytest.raises(WeightsError, match=r"norm\.running_var reaches 65520, .* float32"):
+        pack_weights(whole.path, tmp_path / "half.safetensors")
+    assert list(tmp_path.iterdir()) == [whole.path]
+
+
+def test_a_mixture_of_number_formats_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.norm.half()
+    info = save(tiny, tmp_path / "mixed.safetensors")
+    with pytest.raises(WeightsError, match=r"tensor norm\.\w+ is float16 .* must be float32"):
+        load_network(info)
+
+
+def test_a_text_that_no_header_may_hold_is_not_written(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"red\.safetensors is not written: .* plain text"):
+        save(tiny, tmp_path / "red.safetensors", name="\x1b[31mred")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packaged_file_must_be_as_it_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "packaged"
+    monkeypatch.setattr("mpsnet_cli.packaged.packaged_folder", lambda: folder)
+    shipped = write(folder / STARTER.file, HEADER)
+    monkeypatch.setitem(PACKAGED, STARTER.file, file_sha256(shipped))
+    assert read_info(shipped).sha256 == PACKAGED[STARTER.file]
+    write(shipped, {**HEADER, "note": "changed"})
+    with pytest.raises(WeightsError, match=r"not the file that shipped .* again\."):
+        read_info(shipped)
+    assert read_info(write(folder / "mine.safetensors", HEADER)).name == "a test"
+    elsewhere = tmp_path / STARTER.file
+    shipped.replace(elsewhere)
+    assert read_info(elsewhere).note == "changed"
+
+
+def test_what_lies_in_weights_is_what_ships() -> None:
+    """Drafts included: what is not in the table must lie elsewhere."""
+    files = [*(ROOT / "weights").glob("*.safetensors"), *(ROOT / "weights").glob("*.pt")]
+    assert {path.name: file_sha256(path) for path in files} == PACKAGED
+    for known in KNOWN:
+        if known.file in PACKAGED:
+            info = read_info(ROOT / "weights" / known.file)
+            assert (info.name, info.licence, info.trained) == (known.name, known.licence, True)
+            assert info.path.stat().st_size <= 80e6
+            assert load_network(info).config == info.config

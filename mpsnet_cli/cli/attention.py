@@ -41,7 +41,7 @@ PATH = click.Path(path_type=Path)
 @options.precision
 def attention(
     files: tuple[Path, ...], output: Path, overwrite: bool, boxes: str | None, person: int | None,
-    frame: int | None, detector: str, weights: str | None, device: str, precision: Precision,
+    frame: int | None, detector: str | None, weights: str | None, device: str, precision: Precision,
 ) -> None:  # fmt: skip
     """Draw which frames attend to which, or the way from one pose to another.
 

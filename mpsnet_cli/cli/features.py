@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @options.quiet
 def features(
     source: Path, output: Path, overwrite: bool, weights: str | None, device: str,
-    precision: Precision, batch_size: int | None, detector: str, boxes: str | None,
+    precision: Precision, batch_size: int | None, detector: str | None, boxes: str | None,
     style: str | None,
 ) -> None:  # fmt: skip
     """Store the backbone's features of people, for training and evaluation without pictures.

@@ -25,7 +25,7 @@ weights = click.option(
     "--weights",
     "-w",
     metavar="FILE",
-    help="Weight file. Default: $MPSNET_WEIGHTS, then the user data folder, then packaged ones.",
+    help="Weight file. Default: $MPSNET_WEIGHTS, the user data folder's, or the packaged starter.",
 )
 body = click.option(
     "--body",
@@ -69,9 +69,8 @@ batch_size = click.option(
 detector = click.option(
     "--detector",
     metavar="FILE|NAME",
-    default="yolo11n.pt",
-    show_default=True,
-    help="YOLO detector: a .pt file, or an official name that is downloaded once.",
+    help="YOLO detector: a .pt file, or an official name that is downloaded once. Default: "
+    "yolo11n.pt, or the packaged person-starter.pt where that cannot be had.",
 )
 boxes = click.option(
     "--boxes",

@@ -65,6 +65,31 @@ def init(seed: int, output: Path, overwrite: bool) -> None:
     _written(save_untrained(output, seed=seed, overwrite=overwrite))
 
 
+@weights.command("pack")
+@click.argument("file")
+@click.option("--name", help="What the weights are called from now on. Default: as before.")
+@click.option("--licence", help="Their licence. Default: as before.")
+@click.option("--note", help="How they came about, in a few words. Default: as before.")
+@OUTPUT
+@OVERWRITE
+def pack(
+    file: str, name: str | None, licence: str | None, note: str | None, output: Path,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Write a weight file anew for passing on: rounded to float16, half the size.
+
+    FILE is a path, or the name of one that `mpsnet weights list` shows.
+    """
+    from mpsnet_cli.weights import find_weights, pack_weights
+
+    info = pack_weights(
+        find_weights(file), output, name=name, licence=licence, note=note, overwrite=overwrite
+    )
+    _written(info)
+    size = info.path.stat().st_size
+    click.echo(f"{size / 1e6:.1f} MB ({size:,} bytes)")
+
+
 @weights.command("list")
 def list_() -> None:
     """List the weights that are found without being named; the first is the default."""

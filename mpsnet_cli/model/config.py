@@ -17,7 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attention": get_args(Attention),
     "integration": get_args(Integration),
 }
-NEWER = {"attention", "integration"}  # keys that files from before them lack
+NEWER = {"attention", "integration", "antialias"}  # keys that files from before them lack
 BOUNDS: dict[str, tuple[float, float]] = {
     "window": (WINDOW, WINDOW),
     "feature_dim": (1, 8192),
@@ -38,6 +38,7 @@ class MPSNetConfig:
     iterations: rounds of the regressor
     crop_size: side of the square crop, px
     crop_scale: side of the crop, in longer sides of the person's box
+    antialias: whether large crops are averaged first, not sampled with gaps as by the release
     camera_scale: side of the square that the camera refers to, in longer sides of the box
     body: the body model whose pose and betas the network speaks, "smpl" or "free-1"
     attention, integration: the temporal modules; others than the paper's own are its ablation
@@ -52,6 +53,7 @@ class MPSNetConfig:
     crop_size: int = 224
     crop_scale: float = 1.1
     camera_scale: float = 1.1
+    antialias: bool = False
     body: str = "free-1"
     attention: Attention = "moca"
     integration: Integration = "hafi"
@@ -62,6 +64,8 @@ class MPSNetConfig:
             kinds = (int, float) if name.endswith("scale") else (int,)
             if type(value) not in kinds or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}, and must be from {low} to {high}")
+        if type(self.antialias) is not bool:
+            raise ValueError(f"antialias is {self.antialias!r}, and must be true or false")
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} is {value!r}, and must be one of {', '.join(choices)}")

@@ -1,6 +1,6 @@
 """Who is where in a clip: detection and association give tracklets, refinement one track a person.
 
-    tracks = find_people(frames, Detector("yolo11n.pt"), report=report)
+    tracks = find_people(frames, Detector(report=report), report=report)
 
 or, given by the user, `given_tracks`.
 """
@@ -16,12 +16,11 @@ from mpsnet_cli.motion import Track
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking.association import PeopleFinder, Tracker, associate
 from mpsnet_cli.tracking.boxes import full_frame_track, given_tracks, read_boxes
-from mpsnet_cli.tracking.detector import DEFAULT_DETECTOR, Detector, find_detector
+from mpsnet_cli.tracking.detector import Detector, find_detector
 from mpsnet_cli.tracking.refine import MIN_FRAMES, choose_people, refine_tracks
 from mpsnet_cli.video import Frame, VideoInfo, read_frames
 
 __all__ = [
-    "DEFAULT_DETECTOR",
     "MIN_FRAMES",
     "Detector",
     "Tracker",
@@ -39,17 +38,20 @@ def locate_people(
     video: VideoInfo,
     *,
     boxes: str | None,
-    detector: str,
+    detector: str | None,
     device: torch.device,
     precision: Precision,
     report: Reporter,
 ) -> list[Track]:
-    """Take a whole clip's people from `boxes`, see `given_tracks`, or detect and follow them."""
+    """Take a whole clip's people from `boxes`, see `given_tracks`, or detect and follow them.
+
+    See `find_detector` for `detector`.
+    """
     if boxes:
         return given_tracks(boxes, video)
     return find_people(
         read_frames(video, report=report),
-        Detector(detector, device=device, precision=precision),
+        Detector(detector, device=device, precision=precision, report=report),
         total=video.frame_count,
         report=report,
     )

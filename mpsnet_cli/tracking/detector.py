@@ -4,6 +4,9 @@ Only ultralytics' network definitions, checkpoint reader, downloads and non-maxi
 used: its predictor looks at one image at a time, and a third as fast. Importing ultralytics looks
 for a network, writes settings and changes global switches; `quiet_ultralytics` keeps the writing in
 our cache folder and puts the switches back.
+
+A checkpoint may add a key "mpsnet" to ultralytics' own, a table whose "long_sides" takes the place
+of LONG_SIDES below for that network.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +31,16 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.errors import WeightsError
 from mpsnet_cli.model.inference import DTYPES, Precision, resolve_device, resolve_precision
+from mpsnet_cli.packaged import checked_sha256, packaged_file
+from mpsnet_cli.progress import Reporter
 
 DEFAULT_DETECTOR = "yolo11n.pt"
+STARTER_DETECTOR = "person-starter.pt"  # ships with the tool; trained on synthetic pictures alone
+RELEASES = "https://github.com/ultralytics/assets/releases"
+PATIENCE = 5  # s for the host of the official models to answer; ultralytics would give it 30 s
 LONG_SIDES = (512, 640)  # px, least and most for the longer side of the network's input: official
 # models are trained at 640, and enlarging a smaller image to that costs time and adds no detail
+LONGEST_SIDE = 2048  # px, of any network's input
 STRIDE = 32  # px, both sides of the network's input are multiples of it
 PADDING = 114  # grey level around the image, as in training
 BATCH = 8  # images that go through the network at once; more gains nothing on a CPU
@@ -51,23 +62,25 @@ class Detections:
 class Detector:
     """Find people with a YOLO detection network.
 
-    `weights` is a .pt file, or the name of an official model, which ultralytics downloads once into
-    our cache folder. `device` and `precision` are as for `Model`; half precision moves boxes by up
-    to half a pixel. Raises WeightsError if there is no such file, it holds anything but network
-    layers, or it is no detector that knows people.
+    See `find_detector` for `weights`. `device` and `precision` are as for `Model`; half precision
+    moves boxes by up to half a pixel. Raises WeightsError if there is no such file, it holds
+    anything but network layers, it is no detector that knows people, or it shipped with the tool
+    and has changed since.
     """
 
     def __init__(
         self,
-        weights: str | Path = DEFAULT_DETECTOR,
+        weights: str | Path | None = None,
         *,
         device: str | torch.device = "auto",
         precision: Precision = "auto",
+        report: Reporter | None = None,
     ) -> None:
         self.device = resolve_device(str(device))
         self.dtype = DTYPES[resolve_precision(precision, self.device)]
-        self.path = find_detector(weights)
-        network = _load_network(self.path)
+        self.path = find_detector(weights, report=report)
+        checked_sha256(self.path)
+        network, self.long_sides = _load_network(self.path)
         self._person = next(i for i, name in network.names.items() if name == "person")
         self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
         # Box sides are an expectation over bins, added to positions of up to 640 px: bfloat16 would
@@ -80,7 +93,7 @@ class Detector:
         """Return the people in each of the RGB images (H, W, 3), all of one size."""
         from ultralytics.utils.nms import non_max_suppression
 
-        batch, (left, top, inner_width, inner_height) = _letterbox(images)
+        batch, (left, top, inner_width, inner_height) = _letterbox(images, self.long_sides)
         pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
         found = non_max_suppression(
             self._network(pixels)[0],
@@ -105,7 +118,7 @@ class Detector:
 
 
 def _letterbox(
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[NDArray[np.uint8]], long_sides: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
     """Fit images (H, W, 3) of one size into the smallest input that keeps their shape.
 
@@ -113,7 +126,7 @@ def _letterbox(
     """
     height, width = images[0].shape[:2]
     longest = max(height, width)
-    scale = min(max(longest, LONG_SIDES[0]), LONG_SIDES[1]) / longest
+    scale = min(max(longest, long_sides[0]), long_sides[1]) / longest
     inner_width, inner_height = (max(1, round(side * scale)) for side in (width, height))
     outer_width, outer_height = (-(-s // STRIDE) * STRIDE for s in (inner_width, inner_height))
     left, top = (outer_width - inner_width) // 2, (outer_height - inner_height) // 2
@@ -127,35 +140,87 @@ def _letterbox(
     return batch, (left, top, inner_width, inner_height)
 
 
-def find_detector(weights: str | Path) -> Path:
-    """Return the file of `weights`: a path, or an official model's name, downloaded if need be."""
-    path = Path(weights).expanduser()
-    if path.is_file():
-        return path
+def find_detector(weights: str | Path | None = None, *, report: Reporter | None = None) -> Path:
+    """Return the file of a detector: a path, or a name.
+
+    A name is that of the packaged starter, "person-starter", or of an official model, which is
+    downloaded once into our cache folder. None stands for yolo11n.pt, and where that is not here
+    and cannot be fetched, tried once in a process, for the packaged starter: `report` is told.
+    Raises WeightsError where there is none, and where a model asked for by name cannot be fetched.
+    """
+    name = DEFAULT_DETECTOR if weights is None else str(weights)
+    for path in (Path(name).expanduser(), _cached(name)):
+        if path.is_file():
+            return path
+    starter = packaged_file(STARTER_DETECTOR)
+    if starter and name in {starter.name, starter.stem}:
+        return starter
+    if weights is not None or starter is None:
+        return _download(name)
+    if fetched := _download_default():
+        return fetched
+    (report or Reporter()).warn(
+        f"{DEFAULT_DETECTOR} could not be fetched: people are found by the packaged starter "
+        "detector (synthetic), which misses more."
+    )
+    return starter
+
+
+def _cached(name: str) -> Path:
+    """Return where an official model lies once it is downloaded."""
+    return platformdirs.user_cache_path("mpsnet-cli") / "detectors" / name
+
+
+@cache  # so that without a network not every clip of many waits for it
+def _download_default() -> Path | None:
+    with suppress(WeightsError):
+        return _download(DEFAULT_DETECTOR)
+    return None
+
+
+def _download(name: str) -> Path:
+    """Fetch an official model, or raise WeightsError where there is none or no way to it."""
     with quiet_ultralytics():
         from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-        name = str(weights)
         if name not in GITHUB_ASSETS_NAMES:
             raise WeightsError(
-                f"There is no detector {weights}: pass a .pt file or the name of an official YOLO "
+                f"There is no detector {name}: pass a .pt file or the name of an official YOLO "
                 f"model, such as {DEFAULT_DETECTOR}."
             )
-        cached = platformdirs.user_cache_path("mpsnet-cli") / "detectors" / name
-        if not cached.is_file():
-            try:
-                attempt_download_asset(cached, retry=0)
-            except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
-                raise WeightsError(
-                    f"The detector {name} could not be downloaded: put the file, from "
-                    f"https://github.com/ultralytics/assets/releases, at {cached}, pass another "
-                    "with --detector, or give the people's boxes with --boxes."
-                ) from error
-    return cached
+        path = _cached(name)
+        try:
+            if not _host_answers():
+                raise ConnectionError(f"{RELEASES} does not answer")
+            attempt_download_asset(path, retry=0)
+        except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
+            raise WeightsError(
+                f"The detector {name} could not be downloaded: put the file, from {RELEASES}, at "
+                f"{path}, pass another with --detector, or give the people's boxes with --boxes."
+            ) from error
+    return path
 
 
-def _load_network(path: Path) -> Any:
+def _host_answers() -> bool:
+    """Whether the host of the official models answers in time, be it through a proxy."""
+    import requests
+
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(OSError):  # as are all errors of requests
+            answers.append(requests.head(RELEASES, timeout=PATIENCE).status_code)
+
+    thread = threading.Thread(target=ask, daemon=True)  # no timeout ends the search for a name
+    thread.start()
+    thread.join(PATIENCE)
+    return bool(answers)  # whatever it says
+
+
+def _load_network(path: Path) -> tuple[Any, tuple[int, int]]:
     """Build the network (ultralytics' DetectionModel, fused, float32) that a checkpoint holds.
+
+    Also return the limits for the longer side of its input, px.
 
     A .pt file is a pickle, and a pickle can run anything. This one is read by torch's restricted
     unpickler, which makes nothing but the network layers on ultralytics' list.
@@ -169,6 +234,7 @@ def _load_network(path: Path) -> Any:
             copy = shutil.copyfile(path, Path(folder) / "detector.pt")
             checkpoint, _ = torch_safe_load(copy, safe_only=True)
             network = checkpoint.get("ema") or checkpoint["model"]
+            remarks = checkpoint.get("mpsnet", {})
         except Exception as error:  # a damaged or hostile file can raise anything
             refused = re.search(r"GLOBAL ([\w.]+)", str(error.__cause__))
             why = f"it would run {refused[1]}" if refused else "it is damaged or of another kind"
@@ -180,7 +246,19 @@ def _load_network(path: Path) -> Any:
                 f"{path} does not detect people: use a YOLO detection model with a class 'person'."
             )
         network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
-        return network.float().fuse(verbose=False).eval()
+        return network.float().fuse(verbose=False).eval(), _long_sides(remarks, path)
+
+
+def _long_sides(remarks: Any, path: Path) -> tuple[int, int]:
+    """Return the limits for the longer side of the input that a checkpoint states, or the usual."""
+    sides = remarks.get("long_sides", LONG_SIDES) if isinstance(remarks, dict) else None
+    match sides:
+        case [int(low), int(high)] if STRIDE <= low <= high <= LONGEST_SIDE:
+            return low, high
+    raise WeightsError(
+        f"The detector {path} is damaged: its long_sides are not two whole numbers of px, rising, "
+        f"from {STRIDE} to {LONGEST_SIDE}."
+    )
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """Weight files: where they are, what they say of themselves, and how they become a Model.
 
-A file in format "mpsnet-weights/1" is one safetensors file with every tensor of MPSNet, float32.
-Its header carries one JSON text, under the key "mpsnet", with the fields of `WeightsInfo`. torch is
-loaded only by the functions that touch tensors, so that listing files is quick.
+A file in format "mpsnet-weights/1" is one safetensors file with every tensor of MPSNet, its numbers
+float32 or, all of them, float16. Its header carries one JSON text, under the key "mpsnet", with the
+fields of `WeightsInfo`. torch is loaded only by the functions that touch tensors, so that listing
+files is quick.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from mpsnet_cli.errors import OutputError, WeightsError
 from mpsnet_cli.model.config import MPSNetConfig, WeightsInfo
+from mpsnet_cli.packaged import checked_sha256, packaged_folder
 from mpsnet_cli.progress import Reporter
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ FORMAT = "mpsnet-weights/1"
 METADATA_KEY = "mpsnet"
 VARIABLE = "MPSNET_WEIGHTS"
 FIELDS = {"name": str, "trained": bool, "licence": str, "sources": dict, "note": str}
+PARTLY_TRAINED = "partly trained"  # what the name of such weights says, and so every output
 LONGEST_TEXT = 2000  # characters, of any text in a header
 
 
@@ -52,13 +53,19 @@ OFFICIAL = KnownWeights(
     licence="non-commercial research (MPS-Net, SPIN and SMPL licences)",
     get="mpsnet weights pull",
 )
+STARTER = KnownWeights(
+    file="mpsnet-starter.safetensors",
+    name="starter (synthetic)",
+    licence="MIT (motions: CMU Graphics Lab Motion Capture Database)",
+    get="ships with mpsnet-cli",
+)
 UNTRAINED = KnownWeights(
     file="untrained.safetensors",
     name="untrained (random)",
     licence="CC0-1.0",
     get="mpsnet weights init -o untrained.safetensors",
 )
-KNOWN = (OFFICIAL, UNTRAINED)
+KNOWN = (OFFICIAL, STARTER, UNTRAINED)
 
 
 def user_folder() -> Path:
@@ -66,28 +73,27 @@ def user_folder() -> Path:
     return platformdirs.user_data_path("mpsnet-cli", appauthor=False) / "weights"
 
 
-def packaged_folder() -> Path | None:
-    """Return the folder of the weights that ship with the tool, if it is installed."""
-    package = importlib.util.find_spec("mpsnet_cli_weights")  # setup.cfg makes it of weights/
-    if package is None or not package.submodule_search_locations:
-        return None
-    return Path(package.submodule_search_locations[0])
-
-
 def available() -> list[tuple[str, Path]]:
-    """List the weight files that need not be named, as (place, file), the default first."""
-    found = []
-    if value := os.environ.get(VARIABLE):
-        found.append((f"${VARIABLE}", Path(value)))
-    for place, folder in (("user data folder", user_folder()), ("packaged", packaged_folder())):
-        if folder:
-            found += [(place, path) for path in sorted(folder.glob("*.safetensors"), key=_rank)]
-    return found
+    """List the weight files that need not be named, as (place, file), the default first.
+
+    That is $MPSNET_WEIGHTS, then the user data folder with the official weights first, then the
+    packaged starter. Files called untrained come after all of these: they would take the place of
+    something trained only because they were once made, and who wants them can name them.
+    """
+    named = [(f"${VARIABLE}", Path(value))] if (value := os.environ.get(VARIABLE)) else []
+    found = [
+        (place, path)
+        for place, folder in (("user data folder", user_folder()), ("packaged", packaged_folder()))
+        if folder
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
+    found.sort(key=_rank)
+    return named + found
 
 
-def _rank(path: Path) -> tuple[bool, bool, str]:
-    """Within a folder the official weights come first and untrained ones last."""
-    return path.name == UNTRAINED.file, path.name != OFFICIAL.file, path.name
+def _rank(found: tuple[str, Path]) -> tuple[bool, bool, bool]:
+    place, path = found
+    return path.name == UNTRAINED.file, place == "packaged", path.name != OFFICIAL.file
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
@@ -121,9 +127,11 @@ def find_weights(weights: str | Path | None = None) -> Path:
 def read_info(path: Path) -> WeightsInfo:
     """Read who a weight file is: its header, checked, and its sha256; no tensor is loaded.
 
-    Raises WeightsError for a file that is not of our format or whose header is unsound.
+    Raises WeightsError for a file that is not of our format, whose header is unsound, or that
+    shipped with the tool and has changed since.
     """
     try:
+        sha256 = checked_sha256(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
@@ -139,7 +147,7 @@ def read_info(path: Path) -> WeightsInfo:
         config = MPSNetConfig.from_json(header["config"])
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"The header of {path} is unsound: {error}.") from error
-    return WeightsInfo(path=path, config=config, sha256=file_sha256(path), **fields)
+    return WeightsInfo(path=path, config=config, sha256=sha256, **fields)
 
 
 def _checked(header: Any) -> dict[str, Any]:
@@ -161,15 +169,6 @@ def _checked(header: Any) -> dict[str, Any]:
     return {name: header[name] for name in FIELDS}
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_model(
     weights: str | Path | None = None,
     *,
@@ -180,8 +179,8 @@ def load_model(
 ) -> Model:
     """Load a weight file (see `find_weights`) and make it ready to run.
 
-    Untrained weights are warned of. Raises WeightsError for a file that is missing or does not fit,
-    DeviceError for a device or precision that this machine lacks.
+    Untrained and partly trained weights are warned of. Raises WeightsError for a file that is
+    missing or does not fit, DeviceError for a device or precision that this machine lacks.
     """
     from mpsnet_cli.model.inference import Model
 
@@ -192,6 +191,8 @@ def load_model(
             f"The weights {info.path.name} are untrained: "
             "the result shows how the tool works, not how people moved."
         )
+    elif PARTLY_TRAINED in info.name:
+        report.warn(f"The weights {info.path.name} are {PARTLY_TRAINED}: expect less of them.")
     return Model(
         load_network(info),
         info,
@@ -205,7 +206,7 @@ def load_model(
 def load_network(info: WeightsInfo) -> MPSNet:
     """Load the network of a weight file, strictly: all tensors, no others, right shapes.
 
-    Raises WeightsError naming the tensor at fault.
+    It is float32, whichever the file is. Raises WeightsError naming the tensor at fault.
     """
     import torch
     from safetensors.torch import load_file
@@ -215,6 +216,9 @@ def load_network(info: WeightsInfo) -> MPSNet:
     with torch.device("meta"):
         network = MPSNet(info.config)
     state = load_file(info.path)
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    if all(tensor.dtype == torch.float16 for tensor in floating.values()):
+        state |= {name: tensor.float() for name, tensor in floating.items()}
     check_state(state, network, source=info.path)
     network.load_state_dict(state, assign=True)
     return network.eval()
@@ -245,12 +249,14 @@ def save_network(
     licence: str,
     sources: Mapping[str, str],
     note: str,
+    half: bool = False,
     overwrite: bool,
 ) -> WeightsInfo:
-    """Write a weight file; it appears under its name only once complete.
+    """Write a weight file, float16 if `half`; it appears under its name only once complete.
 
-    Equal networks and texts give equal bytes. Raises OutputError where it cannot be written, or
-    where it exists and `overwrite` is off.
+    Equal networks and texts give equal bytes. Raises WeightsError for a text that no header may
+    hold or a number that float16 cannot, and OutputError where the file cannot be written, or where
+    it exists and `overwrite` is off.
     """
     from safetensors.torch import save
 
@@ -264,10 +270,16 @@ def save_network(
         "note": note,
         "config": asdict(network.config),
     }
+    try:
+        _checked(header)
+    except ValueError as error:
+        raise WeightsError(f"{path} is not written: {error}.") from error
+    state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    if half:
+        state = {key: _rounded(key, tensor) for key, tensor in state.items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
         with part.open("wb") as file:
             file.write(save(state, {METADATA_KEY: json.dumps(header)}))
             file.flush()
@@ -278,6 +290,51 @@ def save_network(
     finally:
         part.unlink(missing_ok=True)
     return read_info(path)
+
+
+def _rounded(name: str, tensor: Tensor) -> Tensor:
+    """Round a tensor to float16, or raise WeightsError where that would make it infinite.
+
+    Numbers from 6e-5 on keep eleven bits, smaller ones are off by up to 3e-8: little beside the
+    1e-5 that batch norms add to variances, the smallest of what is stored.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.half()
+    if not rounded.isfinite().all():
+        raise WeightsError(
+            f"Tensor {name} reaches {tensor.abs().max():.6g}, and float16 ends at 65504: "
+            "these weights can only be stored as float32."
+        )
+    return rounded
+
+
+def pack_weights(
+    source: Path,
+    output: Path,
+    *,
+    name: str | None = None,
+    licence: str | None = None,
+    note: str | None = None,
+    overwrite: bool = False,
+) -> WeightsInfo:
+    """Write a weight file anew as float16, in half the bytes; texts not given are the source's.
+
+    The source joins its own sources. Raises as `read_info`, `load_network` and `save_network`.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    info = read_info(source)
+    return save_network(
+        load_network(info),
+        output,
+        name=info.name if name is None else name,
+        trained=info.trained,
+        licence=info.licence if licence is None else licence,
+        sources={**info.sources, info.path.name: info.sha256},
+        note=info.note if note is None else note,
+        half=True,
+        overwrite=overwrite,
+    )
 
 
 def save_untrained(path: Path, *, seed: int, overwrite: bool = False) -> WeightsInfo:

@@ -27,10 +27,10 @@ from torch import Tensor
 from mpsnet_cli.errors import OutputError, WeightsError
 from mpsnet_cli.model.config import MPSNetConfig, WeightsInfo
 from mpsnet_cli.model.mpsnet import MPSNet
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.weights import (
     OFFICIAL,
     check_state,
-    file_sha256,
     refuse_existing,
     save_network,
     user_folder,
