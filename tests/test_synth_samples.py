@@ -218,11 +218,11 @@ def test_pictures_of_the_users_are_used_and_split(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
     train = Samples(0, size=32, backgrounds=tmp_path)
     plain = Samples(0, size=32)
-    assert train._world.photos
-    assert not plain._world.photos
+    assert train._studio.world.photos
+    assert not plain._studio.world.photos
     held_out = Samples(0, size=32, split="held-out", backgrounds=tmp_path)
-    assert held_out._world.photos
-    assert set(train._world.photos).isdisjoint(held_out._world.photos)
+    assert held_out._studio.world.photos
+    assert set(train._studio.world.photos).isdisjoint(held_out._studio.world.photos)
     seen = np.concatenate([train.crops(range(12)).images, plain.crops(range(12)).images])
     green = (seen[..., 1] > 1.6 * seen[..., 0].clip(20)) & (
         seen[..., 1] > 1.6 * seen[..., 2].clip(20)
@@ -231,7 +231,7 @@ def test_pictures_of_the_users_are_used_and_split(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no picture")
     broken = Samples(0, size=32, backgrounds=tmp_path)
     with pytest.raises(InputError, match=r"x\.png is not a picture"):
-        broken._world.load(np.arange(len(broken._world.photos)) + PAINTED)
+        broken._studio.world.load(np.arange(len(broken._studio.world.photos)) + PAINTED)
 
 
 @pytest.mark.cuda

@@ -11,6 +11,12 @@ JOINT_NAMES = (
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
+# Of each joint, the one that it is in a mirror.
+MIRRORED = tuple(
+    JOINT_NAMES.index(name.replace("left", "R").replace("right", "left").replace("R", "right"))
+    for name in JOINT_NAMES
+)
+
 # COCO's 17 in COCO's order, then the six of the feet.
 KEYPOINT_NAMES = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",

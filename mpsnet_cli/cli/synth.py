@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mpsnet_cli.synth.repertoire import Split
     from mpsnet_cli.synth.shards import Kind
 
+SIZE, SCENE_SIZE = 224, 416  # px
 FRAMES = 64  # of a sequence: enough for the discriminator, which leaves out shorter motions
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -23,10 +24,10 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--kind",
-    type=click.Choice(["crops", "sequences"]),
+    type=click.Choice(["crops", "sequences", "scenes"]),
     default="crops",
     show_default=True,
-    help="Single pictures, or consecutive frames of one person.",
+    help="Pictures of one person each, consecutive frames of one person, or pictures of 0 to 8.",
 )
 @click.option("--count", "-n", type=click.IntRange(min=1), required=True, help="How many samples.")
 @click.option(
@@ -49,9 +50,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option(
     "--size",
     type=click.IntRange(min=32, max=1024),
-    default=224,
-    show_default=True,
-    help="Side of a picture in px.",
+    help=f"Side of a picture in px. Default: {SIZE}; of a scene {SCENE_SIZE}.",
 )
 @click.option(
     "--split",
@@ -71,12 +70,12 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option(
     "--sheet",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Picture to draw the first samples on, with their joints.",
+    help="Picture to draw the first samples on, with their joints or boxes.",
 )
 @options.json_events
 @options.quiet
 def synth(
-    out: Path, kind: Kind, count: int, frames: int | None, seed: int, start: int, size: int,
+    out: Path, kind: Kind, count: int, frames: int | None, seed: int, start: int, size: int | None,
     split: Split, textures: Path | None, backgrounds: Path | None, device: str, workers: int | None,
     sheet: Path | None, style: str | None,
 ) -> None:  # fmt: skip
@@ -88,17 +87,19 @@ def synth(
     from functools import partial
 
     from mpsnet_cli.model.inference import resolve_device
+    from mpsnet_cli.synth.crowd import Crowds
     from mpsnet_cli.synth.samples import Samples
     from mpsnet_cli.synth.shards import Recipe, photos_digest, write_shards
     from mpsnet_cli.synth.sheet import write_sheet
 
-    if kind == "crops" and frames is not None:
+    if kind != "sequences" and frames is not None:
         raise click.UsageError("--frames is for --kind sequences.")
     report = make_reporter(style)
     chosen = resolve_device(device)
     on_cpu = chosen.type == "cpu"
+    size = size or (SCENE_SIZE if kind == "scenes" else SIZE)
     make = partial(
-        Samples,
+        Crowds if kind == "scenes" else Samples,
         seed,
         size=size,
         split=split,
@@ -112,7 +113,7 @@ def synth(
         seed=seed,
         size=size,
         split=split,
-        frames=1 if kind == "crops" else frames or FRAMES,
+        frames=frames or FRAMES if kind == "sequences" else 1,
         textures=photos_digest(textures),
         backgrounds=photos_digest(backgrounds),
     )

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mpsnet_cli.body.skeleton import JOINT_NAMES, PARENTS
+from mpsnet_cli.body.skeleton import JOINT_NAMES, MIRRORED, PARENTS
 from mpsnet_cli.synth.actor import walk
 
 Array = NDArray[np.float64]
@@ -149,10 +149,6 @@ REST = np.array(
         for name in JOINT_NAMES
     ]
 )
-_PARTNERS = [
-    JOINT_NAMES.index(name.replace("left", "R").replace("right", "left").replace("R", "right"))
-    for name in JOINT_NAMES
-]
 _TWISTS = np.zeros((24, 3), bool)  # which angle is the twist: about y but for the arms, about x
 _TWISTS[:, 1] = True
 _TWISTS[ARMS] = True, False, False
@@ -205,7 +201,7 @@ def limit(angles: Array) -> Array:
 
 def mirror(angles: Array) -> Array:
     """Exchange left and right of angles (…, 24, 3)."""
-    return angles[..., _PARTNERS, :] * (1, -1, -1)
+    return angles[..., MIRRORED, :] * (1, -1, -1)
 
 
 def joints(rotations: Array, rest: Array = REST) -> tuple[Array, Array]:

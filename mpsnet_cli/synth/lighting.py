@@ -34,16 +34,29 @@ class Light(NamedTuple):
 class Shadows:
     """For n scenes, how near to the light what lies under each cell of a map is."""
 
-    def __init__(self, points: Tensor, owner: Tensor, centre: Tensor, towards: Tensor) -> None:
-        """Map `points` (m, V, 3) of scenes `owner` (m,) around `centre` (n, 3), camera frame."""
+    def __init__(
+        self,
+        points: Tensor,
+        owner: Tensor,
+        centre: Tensor,
+        towards: Tensor,
+        *,
+        reach: Tensor | None = None,
+    ) -> None:
+        """Map `points` (m, V, 3) of scenes `owner` (m,) around `centre` (n, 3), camera frame.
+
+        `reach` (n,), m, is half of what each scene's map covers; REACH if it is not given.
+        """
         count = len(centre)
         aside = towards.new_tensor([[0.6, 0.0, 0.8]]).expand_as(towards)
         right = F.normalize(torch.linalg.cross(aside, towards), dim=1)
         self._axes = torch.stack([right, torch.linalg.cross(towards, right), towards], dim=1)
         self._centre = (self._axes @ centre[..., None])[..., 0]
+        self._reach = REACH if reach is None else reach[:, None, None]
         seen = self._axes[owner] @ points.mT - self._centre[owner, :, None]
         *at, near = seen.unbind(dim=1)
-        x, y = (t * (CELLS / 2 / REACH) + CELLS / 2 for t in at)
+        per_metre = CELLS / 2 / REACH if reach is None else (CELLS / 2 / reach)[owner, None]
+        x, y = (t * per_metre + CELLS / 2 for t in at)
         inside = (x >= 0) & (x < CELLS) & (y >= 0) & (y < CELLS)
         first = (owner * (CELLS * CELLS))[:, None]
         number = first + y.long() * CELLS + x.long()
@@ -70,7 +83,7 @@ class Shadows:
         The ground is `height` (n, 1, 1) m below the camera, `up` (n, 3) is upwards. Places are in
         [-1, 1]², still to be divided by the ray's fall.
         """
-        return (height * self._axes[:, :2] + self._centre[:, :2, None] * up[:, None]) / REACH
+        return (height * self._axes[:, :2] + self._centre[:, :2, None] * up[:, None]) / self._reach
 
 
 def cavities(depth: Tensor) -> Tensor:

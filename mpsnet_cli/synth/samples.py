@@ -14,22 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpsnet_cli.body.arrays import read_free_body
-from mpsnet_cli.body.lookup import FREE_BODY_FILE
-from mpsnet_cli.synth.appearance import Look, Painter
-from mpsnet_cli.synth.backdrop import View, paint_backdrop
-from mpsnet_cli.synth.film import BLOCK, GRAIN_SIDE, develop
-from mpsnet_cli.synth.gbuffer import GBuffer, Rasteriser, rasterise
-from mpsnet_cli.synth.lighting import CAVITY, CAVITY_DEPTH, Light, Shadows, cavities, shine
-from mpsnet_cli.synth.mannequin import Fit, Mannequin
-from mpsnet_cli.synth.plates import Plates
+from mpsnet_cli.synth.backdrop import paint_backdrop
+from mpsnet_cli.synth.film import develop
+from mpsnet_cli.synth.gbuffer import Rasteriser, rasterise
+from mpsnet_cli.synth.lighting import Shadows
 from mpsnet_cli.synth.records import stack
 from mpsnet_cli.synth.repertoire import Split, load_repertoire
-from mpsnet_cli.synth.staging import Camera, Label, Person, Scene, Staging
+from mpsnet_cli.synth.staging import Label, Person, Scene, Staging
+from mpsnet_cli.synth.studio import Studio
 
 Floats = NDArray[np.float32]
 
@@ -84,29 +79,20 @@ class Samples:
         textures: Path | None = None,
         backgrounds: Path | None = None,
     ) -> None:
-        if size not in range(BLOCK, GRAIN_SIDE + 1, BLOCK):
-            raise ValueError(
-                f"The size is {size} px, and must be a multiple of {BLOCK} up to {GRAIN_SIDE}."
-            )
-        self.size = size
-        self.device = torch.device(device)
+        self._studio = Studio(
+            size=size, split=split, device=device, textures=textures, backgrounds=backgrounds
+        )
+        self.size, self.device = size, self._studio.device
         self._rasteriser = rasteriser
-        body = read_free_body(FREE_BODY_FILE.read_bytes())
-        self._cloth = Plates(split, textures, device=self.device)
-        self._world = self._cloth
-        if backgrounds != textures:
-            self._world = Plates(split, backgrounds, device=self.device)
         self._staging = Staging(
-            body,
+            self._studio.body,
             load_repertoire(split),
-            self._cloth,
-            self._world,
+            self._studio.cloth,
+            self._studio.world,
             seed=seed,
             held_out=split == "held-out",
             size=size,
         )
-        self._mannequin = Mannequin(body, device=self.device)
-        self._painter = Painter(self._cloth, device=self.device)
 
     def crops(self, indices: Iterable[int]) -> CropBatch:
         """Make single pictures."""
@@ -131,11 +117,11 @@ class Samples:
         return Pictures(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _render(self, scenes: Sequence[Scene]) -> Pictures:
-        count, size = len(scenes), self.size
+        count, size, studio = len(scenes), self.size, self._studio
         hosts = [k for k, scene in enumerate(scenes) if scene.company]
         persons = [s.person for s in scenes] + [s.company for s in scenes if s.company]
-        self._cloth.load(np.stack([person.look.figure.plate for person in persons]))
-        self._world.load(np.stack([scene.setting.backdrop.plates() for scene in scenes]))
+        studio.cloth.load(np.stack([person.look.figure.plate for person in persons]))
+        studio.world.load(np.stack([scene.setting.backdrop.plates() for scene in scenes]))
         owner = torch.tensor([*range(count), *hosts], device=self.device)
         people: Person = stack(persons, self.device)
         camera, light, backdrop, film = stack([scene.setting for scene in scenes], self.device)
@@ -143,22 +129,18 @@ class Samples:
             np.stack([scene.label.joints2d for scene in scenes]), device=self.device
         )
 
-        mannequin, look = self._mannequin, people.look
-        loft = self._painter.loft(look, mannequin.places[mannequin.body].T)
-        fit = Fit(loft, *(getattr(look, name) for name in Fit._fields[1:]))
-        vertices, normals = mannequin.pose(people.rotations, people.transforms, people.betas, fit)
-        vertices += people.transl[:, None]
+        vertices, normals = studio.pose(people)
         seen = rasterise(
             vertices,
-            mannequin.faces,
+            studio.mannequin.faces,
             focal=camera.focal[owner],
             principal=camera.principal[owner],
             size=size,
             method=self._rasteriser,
         )
         shadows = Shadows(vertices, owner, vertices[:count].mean(dim=1), light.towards)
-        view = self._view(camera, light, shadows)
-        picture, front = paint_backdrop(backdrop, view, self._world)
+        view = studio.view(camera, light, shadows)
+        picture, front = paint_backdrop(backdrop, view, studio.world)
         shown = (seen.face >= 0) & ~front[owner]
         if hosts:
             host, guest = owner[count:], torch.arange(count, len(owner), device=self.device)
@@ -166,7 +148,19 @@ class Samples:
             shown[guest] &= ~nearer
             shown[host] &= nearer | (seen.depth[guest] == torch.inf)
             front[host] |= shown[guest]
-        self._draw_people(picture, seen, shown, owner, look, normals, camera, light, shadows)
+        studio.draw_people(
+            picture,
+            seen,
+            shown,
+            seen.depth,
+            first=torch.arange(len(owner), device=self.device),
+            owner=owner,
+            look=people.look,
+            normals=normals,
+            hidden=shadows.hidden,
+            camera=camera,
+            light=light,
+        )
 
         sensors = np.array([scene.setting.film.sensor for scene in scenes])
         picture = develop(picture.transpose(0, 1), film, sensors=sensors)
@@ -189,82 +183,3 @@ class Samples:
         stated = {name: v.astype(np.float32) for name, v in labels._asdict().items()}
         made = {name: v.cpu().numpy() for name, v in self.render(scenes)._asdict().items()}
         return CropBatch(**stated, **made)
-
-    def _view(self, camera: Camera, light: Light, shadows: Shadows) -> View:
-        """Follow the pixels' rays to what they see, and to the shadows on the ground.
-
-        What is behind people lies in a plane, and moves as one when the camera turns.
-        """
-        zero, one = torch.zeros_like(camera.focal), torch.ones_like(camera.focal)
-        x, y = (camera.principal / camera.focal[:, None]).T
-        rays = torch.stack(
-            [1 / camera.focal, zero, -x, zero, 1 / camera.focal, -y, zero, zero, one]
-        )
-        rays = rays.T.reshape(-1, 3, 3)  # (column, row, 1) to directions
-        towards = camera.back @ rays
-        middle = towards[:, 2] @ towards.new_tensor([self.size / 2, self.size / 2, 1])
-        plane = camera.first[:, :1, None] * towards[:, :2]
-        plane += camera.first[:, 1:, None] * towards[:, 2:]
-        up = (camera.back.mT @ camera.up[..., None])[..., 0]  # in this picture's camera frame
-        right = F.normalize(torch.linalg.cross(up, camera.back[:, 2]), dim=1)
-        forward = torch.linalg.cross(right, up)
-        height = camera.height[:, None, None]
-        ground = torch.cat([height * torch.stack([right, forward], dim=1), -up[:, None]], dim=1)
-        sun = light.direct.mean(dim=1) * (light.towards * up).sum(dim=1).clamp(min=0)
-        share = light.shadow * sun / (sun + light.above.mean(dim=1))
-        return View(
-            size=self.size,
-            plane=plane / middle[:, None, None],
-            ground=ground @ rays,
-            shaded=shadows.below(up, height) @ rays,
-            shadow=share[:, None, None, None] * shadows.covered,
-        )
-
-    def _draw_people(
-        self,
-        picture: Tensor,
-        seen: GBuffer,
-        shown: Tensor,
-        owner: Tensor,
-        look: Look,
-        normals: Tensor,
-        camera: Camera,
-        light: Light,
-        shadows: Shadows,
-    ) -> None:
-        """Draw what is shown of people over the light (3, n, S, S) of what is behind them."""
-        mannequin, size = self._mannequin, self.size
-        number = shown.view(-1).nonzero()[:, 0]
-        person, pixel = number // (size * size), number % (size * size)
-        row, column = pixel // size, pixel % size
-        scene = owner.index_select(0, person)
-        depth = seen.depth.view(-1).index_select(0, number)
-        corners = mannequin.faces.index_select(0, seen.face.view(-1).index_select(0, number))
-        bary = seen.bary.view(-1, 3).index_select(0, number)
-        table = [normals, mannequin.places.expand_as(normals), shadows.hidden[..., None]]
-        values = F.embedding_bag(
-            corners + person[:, None] * normals.shape[1],
-            torch.cat(table, dim=2).view(-1, 7),
-            mode="sum",
-            per_sample_weights=bary,
-        )
-        normal, places, (hidden,) = values.T.contiguous().split((3, 3, 1))
-        parts = mannequin.kinds.index_select(0, corners[:, 0])
-        cells = size // CAVITY
-        cell = (person * cells + row // CAVITY) * cells + column // CAVITY
-        around = cavities(seen.depth).view(-1).index_select(0, cell)
-        openness = 1 - ((depth - around) / CAVITY_DEPTH).clamp(0, 0.7)
-
-        def of(values: Tensor) -> Tensor:  # (n, …) to (…, P)
-            return values.movedim(0, -1).index_select(-1, scene)
-
-        x, y = (
-            (at - of(camera.principal[:, k])) / of(camera.focal) * depth
-            for k, at in enumerate((column, row))
-        )
-        points = torch.stack([x, y, depth])
-        surface = self._painter.paint(look, person, places, parts)
-        own = Light(*(of(values) for values in light))
-        up = of((camera.back.mT @ camera.up[..., None])[..., 0])
-        lit = shine(surface, points, normal, openness, hidden, own, up)
-        picture.view(3, -1).index_copy_(1, scene * (size * size) + pixel, lit)

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from mpsnet_cli._version import __version__
 from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.progress import Reporter
+from mpsnet_cli.synth.crowd import Crowds, SceneBatch
 from mpsnet_cli.synth.plates import PHOTO_SUFFIXES
 from mpsnet_cli.synth.samples import CropBatch, Samples
 
 FORMAT = "mpsnet-synth/1"
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-SAMPLES_PER_SHARD = {"crops": 128, "sequences": 8}
+SAMPLES_PER_SHARD = {"crops": 128, "sequences": 8, "scenes": 64}
 CROPS_AT_ONCE = 8  # on a CPU, where more at once gain nothing; elsewhere a whole shard
 QUALITY = 95  # of JPEG, without colour subsampling
 
@@ -55,12 +56,14 @@ LABELS: dict[str, tuple[type, tuple[int, ...]]] = {  # of a picture: type and sh
     "image_size": (np.float32, (2,)),
 }
 
-Kind = Literal["crops", "sequences"]
-MakeSamples = Callable[[], Samples]  # to be called in each worker
+Kind = Literal["crops", "sequences", "scenes"]
+Source = Samples | Crowds
+MakeSamples = Callable[[], Source]  # to be called in each worker
 Picture = NDArray[np.uint8]
+Content = TypeVar("Content")
 
 _UNREADABLE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, cv2.error)
-_samples: Samples  # of a worker process
+_samples: Source  # of a worker process
 _stop: Event
 
 
@@ -72,7 +75,7 @@ class Recipe:
     seed: int
     size: int  # px
     split: str
-    frames: int  # of a sample: 1 for crops
+    frames: int  # of a sample: 1 but for sequences
     textures: str = ""  # digest of the user's photographs, if there are any
     backgrounds: str = ""
     version: str = __version__
@@ -114,14 +117,36 @@ class Shard:
     batch: CropBatch  # of n · frames pictures, those of a sample one after the other
 
 
+@dataclass(frozen=True)
+class SceneShard:
+    """The scenes of one file."""
+
+    indices: NDArray[np.int64]  # (n,) the scenes' numbers
+    jpegs: list[Picture]  # n files in memory: a training set of pictures would not fit there
+    boxes: list[NDArray[np.float32]]  # n of (k, 4) x1, y1, x2, y2, px
+
+
 def read_shard(path: Path) -> Shard:
-    """Read a file that `write_shards` wrote.
+    """Read a file of crops or sequences that `write_shards` wrote.
 
     Its keys: `format`, `kind`, `recipe` (digest), `indices` (n,), `frames`; of the N = n · frames
     pictures `jpeg` (all bytes) with `jpeg_ends` (N,), where each one's bytes end, and `masks` with
     eight pixels of a row in a byte; the LABELS as `CropBatch` has them. Raises InputError if the
     file is anything else.
     """
+    return _read(path, _unpack)
+
+
+def read_scenes(path: Path) -> SceneShard:
+    """Read a file of scenes that `write_shards` wrote.
+
+    Its keys are those of a shard of crops up to `jpeg_ends`, `boxes` and, how many of them are each
+    scene's, `counts` (n,). Raises InputError if the file is anything else.
+    """
+    return _read(path, _unpack_scenes)
+
+
+def _read(path: Path, unpack: Callable[[dict[str, Any]], Content]) -> Content:
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not an .npz archive")
@@ -129,7 +154,7 @@ def read_shard(path: Path) -> Shard:
             arrays: dict[str, Any] = {key: stored[key] for key in stored.files}
         if str(arrays.get("format")) != FORMAT:
             raise ValueError(f"its format is {arrays.get('format')}, not {FORMAT}")
-        return _unpack(arrays)
+        return unpack(arrays)
     except KeyError as error:
         raise InputError(f"{path} is not a shard of samples: it lacks {error}.") from error
     except _UNREADABLE as error:
@@ -137,14 +162,24 @@ def read_shard(path: Path) -> Shard:
 
 
 def iter_shards(folder: Path) -> Iterator[Shard]:
-    """Read the shards of a folder in the order of their samples.
+    """Read the crops or sequences of a folder in the order of their samples.
 
     Raises InputError if there are none, or one cannot be read.
     """
-    paths = sorted(path for kind in SAMPLES_PER_SHARD for path in folder.glob(f"{kind}-*.npz"))
+    paths = sorted(p for kind in ("crops", "sequences") for p in folder.glob(f"{kind}-*.npz"))
     if not paths:
         raise InputError(f"{folder} holds no samples: make some with mpsnet synth {folder}.")
     return map(read_shard, paths)
+
+
+def iter_scenes(folder: Path) -> Iterator[SceneShard]:
+    """Read the scenes of a folder in their order. Raises InputError as `iter_shards`."""
+    paths = sorted(folder.glob("scenes-*.npz"))
+    if not paths:
+        raise InputError(
+            f"{folder} holds no scenes: make some with mpsnet synth {folder} --kind scenes."
+        )
+    return map(read_scenes, paths)
 
 
 def write_shards(
@@ -344,7 +379,7 @@ def _work(task: _Task) -> None:
 
 
 def _make_shard(
-    task: _Task, samples: Samples, *, stopped: Callable[[], bool] = lambda: False
+    task: _Task, samples: Source, *, stopped: Callable[[], bool] = lambda: False
 ) -> None:
     batches = []
     for draw in _draws(task, samples):
@@ -365,23 +400,31 @@ def _make_shard(
         np.savez(file, **stored)
 
 
-def _draws(task: _Task, samples: Samples) -> list[Callable[[], CropBatch]]:
+def _draws(task: _Task, samples: Source) -> Sequence[Callable[[], CropBatch | SceneBatch]]:
     """Divide a shard into calls that are soon done."""
-    if task.recipe.kind == "sequences":
-        return [partial(samples.sequence, index, task.recipe.frames) for index in task.indices]
+    kind = task.recipe.kind
+    if kind == "sequences":
+        sequence = cast("Samples", samples).sequence
+        return [partial(sequence, index, task.recipe.frames) for index in task.indices]
+    make = cast("Samples", samples).crops if kind == "crops" else cast("Crowds", samples).scenes
     step = CROPS_AT_ONCE if samples.device.type == "cpu" else len(task.indices)
     firsts = range(0, len(task.indices), step)
-    return [partial(samples.crops, task.indices[first : first + step]) for first in firsts]
+    return [partial(make, task.indices[first : first + step]) for first in firsts]
 
 
-def _pack(batch: CropBatch) -> dict[str, NDArray[Any]]:
+def _pack(batch: CropBatch | SceneBatch) -> dict[str, NDArray[Any]]:
     """Turn a batch into the arrays that are stored of it."""
     jpegs = [_encode(image) for image in batch.images]
+    pictures = {
+        "jpeg": np.concatenate(jpegs),
+        "jpeg_sizes": np.array([len(jpeg) for jpeg in jpegs]),
+    }
+    if isinstance(batch, SceneBatch):
+        return {"boxes": batch.boxes, "counts": batch.counts, **pictures}
     return {
         **{name: getattr(batch, name) for name in LABELS},
         "masks": np.packbits(batch.masks, axis=-1),
-        "jpeg": np.concatenate(jpegs),
-        "jpeg_sizes": np.array([len(jpeg) for jpeg in jpegs]),
+        **pictures,
     }
 
 
@@ -389,12 +432,10 @@ def _unpack(arrays: dict[str, Any]) -> Shard:
     """Undo `_pack`; raises KeyError, ValueError or cv2.error for what is no shard."""
     kind: Any = str(arrays["kind"])
     indices, frames = arrays["indices"], int(arrays["frames"])
-    count, ends, jpeg = indices.size * frames, arrays["jpeg_ends"], arrays["jpeg"]
-    if kind not in SAMPLES_PER_SHARD or indices.shape != (indices.size,) or count < 1:
+    count = indices.size * frames
+    if kind not in ("crops", "sequences") or indices.shape != (indices.size,) or count < 1:
         raise ValueError(f"it holds {indices.shape} × {frames} pictures of {kind}")
-    if ends.shape != (count,) or ends[-1] != len(jpeg) or (np.diff(ends, prepend=0) <= 0).any():
-        raise ValueError("jpeg_ends does not divide jpeg")
-    images = np.stack([_decode(picture) for picture in np.split(jpeg, ends[:-1])])
+    images = np.stack([decode(jpeg) for jpeg in _jpegs(arrays, count)])
     size = images.shape[1]
     labels = {}
     for name, (dtype, shape) in {**LABELS, "masks": (np.uint8, (size, -(-size // 8)))}.items():
@@ -409,6 +450,30 @@ def _unpack(arrays: dict[str, Any]) -> Shard:
     return Shard(kind, indices, frames, CropBatch(images=images, **labels))
 
 
+def _unpack_scenes(arrays: dict[str, Any]) -> SceneShard:
+    """Undo `_pack` for scenes, but for the JPEG; raises KeyError or ValueError likewise."""
+    indices, boxes, counts = arrays["indices"], arrays["boxes"], arrays["counts"]
+    if str(arrays["kind"]) != "scenes" or indices.shape != (indices.size,) or not indices.size:
+        raise ValueError(f"it holds {indices.shape} pictures of {arrays['kind']}")
+    if counts.shape != indices.shape or counts.dtype.kind != "i" or (counts < 0).any():
+        raise ValueError("counts does not count boxes")
+    if (boxes.dtype, boxes.shape) != (np.float32, (counts.sum(), 4)):
+        raise ValueError(f"boxes is {boxes.dtype} {boxes.shape}, and counts {counts.sum()}")
+    if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+        raise ValueError("boxes are not boxes")
+    return SceneShard(
+        indices, _jpegs(arrays, indices.size), np.split(boxes, np.cumsum(counts)[:-1])
+    )
+
+
+def _jpegs(arrays: dict[str, Any], count: int) -> list[Picture]:
+    """Divide the bytes of `count` pictures."""
+    ends, jpeg = arrays["jpeg_ends"], arrays["jpeg"]
+    if ends.shape != (count,) or ends[-1] != len(jpeg) or (np.diff(ends, prepend=0) <= 0).any():
+        raise ValueError("jpeg_ends does not divide jpeg")
+    return np.split(jpeg, ends[:-1])
+
+
 def _encode(image: Picture) -> Picture:
     """Compress an RGB picture to the bytes of a JPEG file."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
@@ -416,7 +481,8 @@ def _encode(image: Picture) -> Picture:
     return cv2.imencode(".jpg", image[..., ::-1], settings)[1]
 
 
-def _decode(jpeg: Picture) -> Picture:
+def decode(jpeg: Picture) -> Picture:
+    """Read an RGB picture from the bytes of a JPEG file. Raises ValueError if it is none."""
     picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB)
     if picture is None or picture.shape[0] != picture.shape[1]:
         raise ValueError("a picture cannot be decoded")

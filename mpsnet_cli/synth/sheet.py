@@ -1,7 +1,9 @@
-"""A contact sheet: samples side by side with their ground-truth skeletons drawn on."""
+"""A contact sheet: samples side by side with their true skeletons or boxes drawn on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.body.skeleton import JOINT_NAMES, PARENTS
 from mpsnet_cli.errors import OutputError
-from mpsnet_cli.synth.shards import Shard, iter_shards
+from mpsnet_cli.synth.shards import Shard, decode, iter_scenes, iter_shards
 
 COLUMNS, ROWS = 8, 6
 CELL = 256  # px, to which the pictures are enlarged
@@ -21,23 +23,30 @@ Image = NDArray[np.uint8]
 
 
 def write_sheet(folder: Path, path: Path) -> None:
-    """Draw the first samples of a folder of shards: 48 crops, or 8 frames each of 6 sequences.
+    """Draw the first samples of a folder: 48 crops or scenes, or 8 frames each of 6 sequences.
 
     Raises InputError if the folder holds no samples, OutputError if `path` cannot be written.
     """
-    cells: list[Image] = []
-    for shard in iter_shards(folder):
-        for row in _shown(shard):
-            batch = shard.batch
-            cells.append(draw_skeleton(batch.images[row], batch.joints2d[row], batch.visible[row]))
-        if len(cells) >= COLUMNS * ROWS:
-            break
-    cells = cells[: COLUMNS * ROWS]
+    scenes = any(folder.glob("scenes-*.npz"))
+    cells = [*islice(_scenes(folder) if scenes else _people(folder), COLUMNS * ROWS)]
     cells += [np.zeros((CELL, CELL, 3), np.uint8)] * (-len(cells) % COLUMNS)
     rows = [np.concatenate(cells[i : i + COLUMNS], axis=1) for i in range(0, len(cells), COLUMNS)]
     sheet = np.concatenate(rows)
     if not cv2.haveImageWriter(str(path)) or not cv2.imwrite(str(path), sheet[..., ::-1]):
         raise OutputError(f"The sheet cannot be written to {path}: name a .png file elsewhere.")
+
+
+def _people(folder: Path) -> Iterator[Image]:
+    for shard in iter_shards(folder):
+        batch = shard.batch
+        for row in _shown(shard):
+            yield draw_skeleton(batch.images[row], batch.joints2d[row], batch.visible[row])
+
+
+def _scenes(folder: Path) -> Iterator[Image]:
+    for shard in iter_scenes(folder):
+        for jpeg, boxes in zip(shard.jpegs, shard.boxes, strict=True):
+            yield draw_boxes(decode(jpeg), boxes)
 
 
 def _shown(shard: Shard) -> NDArray[np.int64]:
@@ -64,6 +73,15 @@ def draw_skeleton(image: Image, joints: NDArray[np.floating], seen: NDArray[np.b
     for joint, point in enumerate(points):
         radius, width = 3 << FRACTION_BITS, cv2.FILLED if seen[joint] else 1
         cv2.circle(drawn, point, radius, _colour(joint), width, cv2.LINE_AA, FRACTION_BITS)
+    return drawn
+
+
+def draw_boxes(image: Image, boxes: NDArray[np.floating]) -> Image:
+    """Resize a scene (S, S, 3) RGB to CELL and draw boxes (N, 4), px of the scene, on it."""
+    drawn = cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_AREA)
+    corners = np.rint(boxes * (CELL / image.shape[0])).astype(int) - (0, 0, 1, 1)
+    for x1, y1, x2, y2 in corners.tolist():
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), RIGHT)
     return drawn
 
 

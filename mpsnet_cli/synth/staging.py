@@ -97,7 +97,7 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Act:
+class Act:
     """What one person does in N frames; camera axes, from where the pelvis is in the first."""
 
     look: Look
@@ -149,7 +149,7 @@ class Staging:
         image_size = np.array(IMAGES[rng.integers(len(IMAGES))], np.float64)
         focal = float(np.hypot(*image_size) * np.exp(rng.normal(0, FOCAL_SPREAD)))
         view, turns = _draw_view(rng), _sway(rng, frames)
-        actor = self._act(rng, view, frames)
+        actor = self.act(rng, view, frames)
         start = _stand(rng, actor, focal, image_size)
         height = max(0.1, -(start @ view)[1] - actor.ground)
         company = self._accompany(rng, view, actor, start, frames)
@@ -162,7 +162,7 @@ class Staging:
         squares = _jittered(rng, seen)
         first = squares[0]
         backdrop = draw_backdrop(rng, self._world, edge=(edge - first[1]) / first[2])
-        light, film = _draw_light(rng, view), draw_film(rng)
+        light, film = draw_light(rng, view), draw_film(rng)
         scenes = []
         for frame, (turn, square) in enumerate(zip(turns, squares, strict=True)):
             person, joints = actor.at(frame, turn, start)
@@ -192,8 +192,8 @@ class Staging:
             )
         return scenes
 
-    def _act(self, rng: np.random.Generator, view: Array, frames: int) -> _Act:
-        """Let somebody new do something."""
+    def act(self, rng: np.random.Generator, view: Array, frames: int) -> Act:
+        """Let somebody new do something; `view` takes world axes to camera axes."""
         movement = draw_movement(self._repertoire, rng, frames=frames, fps=FPS)
         betas = np.clip(rng.normal(0, 1, BETAS), -2.5, 2.5)
         rotations = movement.rotations.copy()
@@ -203,7 +203,7 @@ class Staging:
         joints, transforms = skeleton_transforms(rotations, np.broadcast_to(rest, (frames, 24, 3)))
         shift = path[:, None] - rest[0]
         joints = joints + shift
-        return _Act(
+        return Act(
             look=draw_look(rng, self._cloth, held_out=self._held_out),
             betas=betas,
             rotations=rotations,
@@ -216,12 +216,12 @@ class Staging:
         )
 
     def _accompany(
-        self, rng: np.random.Generator, view: Array, actor: _Act, start: Array, frames: int
-    ) -> tuple[_Act, Array] | None:
+        self, rng: np.random.Generator, view: Array, actor: Act, start: Array, frames: int
+    ) -> tuple[Act, Array] | None:
         """Perhaps let somebody else stand on the same ground, before or behind the actor."""
         if rng.random() >= COMPANY_SHARE:
             return None
-        other = self._act(rng, view, frames)
+        other = self.act(rng, view, frames)
         before = rng.random() < 0.35
         away = rng.uniform(-0.9, -0.35) if before else rng.uniform(0.3, 4)
         side = rng.choice((-1, 1)) * rng.uniform(0.25 if before else 0.0, 1.1)
@@ -252,7 +252,7 @@ def _sway(rng: np.random.Generator, frames: int) -> Array:
     return Rotation.from_rotvec(rng.uniform(0, 0.015) * (angles - angles[0])).as_matrix()
 
 
-def _stand(rng: np.random.Generator, actor: _Act, focal: float, image_size: Array) -> Array:
+def _stand(rng: np.random.Generator, actor: Act, focal: float, image_size: Array) -> Array:
     """Choose where in the camera frame the actor begins, so that enough will be in the image."""
     points = actor.outline.reshape(-1, 3)
     low, high = points.min(axis=0), points.max(axis=0)
@@ -319,7 +319,7 @@ def _waves(rng: np.random.Generator, count: int, width: float) -> Array:
     return noise[beyond : beyond + count] * np.sqrt(2 * np.sqrt(np.pi) * width)
 
 
-def _draw_light(rng: np.random.Generator, view: Array) -> Light:
+def draw_light(rng: np.random.Generator, view: Array) -> Light:
     """Choose sun or lamp, sky and ground."""
     rise, around = rng.uniform(0.1, 1.45), rng.uniform(0, 2 * np.pi)
     towards = (np.cos(rise) * np.sin(around), np.sin(rise), np.cos(rise) * np.cos(around))
