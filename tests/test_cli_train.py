@@ -34,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         noted.append((arguments, keywords))
         yield from EPOCHS
 
-    monkeypatch.setattr("mpsnet_cli.training.config.load_config", lambda path: (path, CONFIG)[1])
+    monkeypatch.setattr("mpsnet_cli.training.config.load_config", lambda path, _: (path, CONFIG)[1])
     monkeypatch.setattr("mpsnet_cli.training.loop.train", run)
     return noted
 

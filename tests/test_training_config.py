@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def load(folder: Path, text: str) -> TrainConfig:
     path = folder / "config.yaml"
     path.write_text(text)
-    return load_config(path)
+    return load_config(path, TrainConfig)
 
 
 def with_(section: str, **fields: Any) -> str:
@@ -79,7 +79,7 @@ def test_the_example_is_read(tmp_path: Path) -> None:
         (tmp_path / "out" / name).touch()
     path = tmp_path / "examples" / "train.yaml"
     path.write_text(EXAMPLE.read_text())
-    config = load_config(path)
+    config = load_config(path, TrainConfig)
     assert config.data.three_d == config.data.prior
     assert config.data.three_d[0].samefile(tmp_path / "out" / "train.npz")
     assert config.network == Network(weights=config.network.weights)
@@ -174,7 +174,7 @@ def test_missing_weights_and_config(folder: Path) -> None:
     with pytest.raises(InputError, match=r"none.safetensors, which is not there: `mpsnet weights`"):
         load(folder, with_("network", weights="none.safetensors"))
     with pytest.raises(InputError, match=r"nothing.yaml is not a readable YAML file"):
-        load_config(folder / "nothing.yaml")
+        load_config(folder / "nothing.yaml", TrainConfig)
 
 
 def test_flatten_names_everything(folder: Path) -> None:

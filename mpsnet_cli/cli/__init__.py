@@ -8,7 +8,17 @@ import click
 
 from mpsnet_cli._version import __version__
 
-COMMANDS = ("run", "weights", "eval", "train", "features", "synth", "attention")
+COMMANDS = (
+    "run",
+    "weights",
+    "eval",
+    "pretrain",
+    "train",
+    "detector",
+    "features",
+    "synth",
+    "attention",
+)
 
 
 class LazyGroup(click.Group):

@@ -29,11 +29,11 @@ def train(config: Path, out: Path | None, resume: bool, style: str | None) -> No
     The folder gets best.safetensors and last.safetensors, metrics.csv and validation.csv,
     TensorBoard events, and what --resume needs. examples/train.yaml explains every field.
     """
-    from mpsnet_cli.training.config import load_config
+    from mpsnet_cli.training.config import TrainConfig, load_config
     from mpsnet_cli.training.loop import train
 
     report = make_reporter(style)
-    settings = load_config(config)
+    settings = load_config(config, TrainConfig)
     out = out or Path("out") / config.stem
     for epoch in train(settings, out, resume=resume, report=report):
         if isinstance(report, JsonReporter):

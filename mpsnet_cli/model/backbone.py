@@ -26,9 +26,15 @@ class Backbone(ResNet):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 features (N, 2048) of normalised RGB images (N, 3, H, W)."""
+        return self.stages(images)[2]
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Also return what layer2 says, (N, 512, H / 8, W / 8), and layer3, half as wide."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.float().mean(dim=(2, 3))  # pooled in float32 whatever the precision before
+        second = self.layer2(self.layer1(x))
+        third = self.layer3(second)
+        x = self.layer4(third)
+        return second, third, x.float().mean(dim=(2, 3))  # float32 whatever the precision before
 
 
 def fold_batch_norm(backbone: Backbone) -> None:

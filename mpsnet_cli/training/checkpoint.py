@@ -5,16 +5,42 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from mpsnet_cli.errors import InputError, OutputError
 
 FORMAT = "mpsnet-training/1"
+RESUME = "resume.pt"
+
+
+@contextmanager
+def run_folder(out: Path, *, resume: bool) -> Iterator[None]:
+    """Make the folder of a run, and keep other runs out of it.
+
+    Raises OutputError where it cannot be written, is in use, or holds a run that is not resumed.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            if not resume and (out / RESUME).exists():
+                raise OutputError(
+                    f"{out} holds a training run: --resume continues it, -o names another folder."
+                )
+            yield
+    except Timeout as error:
+        raise OutputError(
+            f"Another run is writing to {out}: wait for it, or pass another -o."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"Cannot write to {out}: {error.strerror or error}.") from error
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -57,6 +83,22 @@ def load_checkpoint(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     if missing := [key for key in keys if key not in state]:
         raise InputError(f"{path} lacks {missing[0]}.")
     return {key: state[key] for key in keys}
+
+
+def require_same_run(path: Path, theirs: str, ours: Mapping[str, Any]) -> None:
+    """Compare what a checkpoint says of its run, JSON, with this one's. Raises InputError."""
+    try:
+        found = json.loads(theirs)
+        wanted = json.loads(json.dumps(ours))
+        for name in (*wanted, *found):
+            if found.get(name) != wanted.get(name):
+                raise InputError(
+                    f"{path} is of another run: its {name} is {found.get(name)}, and this one's is "
+                    f"{wanted.get(name)}. Pass another -o; network.weights: last.safetensors goes "
+                    "on from its network."
+                )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not fit this run: {error}") from error
 
 
 class MetricsFile:

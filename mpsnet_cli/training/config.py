@@ -1,5 +1,7 @@
 """What a training run is told: one YAML file, read into frozen dataclasses.
 
+Each command has its own: TrainConfig is `mpsnet train`'s.
+
 `examples/train.yaml` shows every field with its default, which is the paper's (§4) or, where the
 paper is silent, the official release's.
 """
@@ -13,13 +15,15 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.model.config import Attention, Integration
 from mpsnet_cli.training.losses import LossWeights
+
+Config = TypeVar("Config")
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "share_2d": (0, 1),
@@ -34,6 +38,15 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "factor": (0, 1),
     "seed": (0, 2**32 - 1),
     "checkpoint_every": (1, 1_000_000),
+    "validate_every": (1, 1_000_000_000),
+    "crops": (1, 1_000_000_000),
+    "warmup": (0, 1_000_000_000),
+    "weight_decay": (0, 1),
+    "sizes": (32, 512),
+    "pictures": (1, 1_000_000_000),
+    "size": (32, 1280),
+    "mosaic": (0, 1),
+    "long_sides": (32, 2048),
     **dict.fromkeys(LossWeights._fields, (0, 1e6)),
 }
 
@@ -140,8 +153,61 @@ class TrainConfig:
     checkpoint_every: int = 500
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read a config. Relative paths in it start from its own folder.
+@dataclass(frozen=True)
+class PictureData:
+    """Folders of crops, from `mpsnet synth`: to learn from, and to be judged by."""
+
+    crops: tuple[Path, ...]
+    validation: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class PictureNetwork:
+    """Where the network comes from: a weight file, or None for one that the seed draws."""
+
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class PictureSchedule:
+    """How many crops are seen in all, at what size, and how fast.
+
+    Each of `sizes`, px, is that of an equal share of the crops, one after the other: small ones
+    teach the same at first, and cost less. The last is the network's. The rate rises over `warmup`
+    crops and then falls as a cosine to a hundredth.
+    """
+
+    crops: int = 3_000_000
+    sizes: tuple[int, ...] = (64, 64, 64, 96, 96)
+    batch_size: int = 32
+    learning_rate: float = 7e-4
+    warmup: int = 10_000
+    weight_decay: float = 0.02
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One training run on single pictures.
+
+    `checkpoint_every` and `validate_every` count crops. `compile` takes a minute for each of the
+    sizes, and a C++ compiler; it gains nothing on a CPU.
+    """
+
+    data: PictureData
+    network: PictureNetwork = PictureNetwork()
+    schedule: PictureSchedule = PictureSchedule()
+    name: str = "trained with mpsnet pretrain"
+    licence: str = "that of its training data"
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = False
+    checkpoint_every: int = 16_000
+    validate_every: int = 25_000
+
+
+def load_config(path: Path, kind: type[Config]) -> Config:
+    """Read a config of one kind. Relative paths in it start from its own folder.
 
     Raises InputError, naming the field, for what is unknown, missing, of the wrong type or out of
     range, and for a data file that is not there, saying where its data set is obtained.
@@ -152,7 +218,7 @@ def load_config(path: Path) -> TrainConfig:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a readable YAML file: {reason}.") from error
     try:
-        config: TrainConfig = _Reader(path.parent).section(TrainConfig, content, ())
+        config: Config = _Reader(path.parent, kind).section(kind, content, ())
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from error
     for file in _files(config):
@@ -179,10 +245,13 @@ def _plain(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value
 
 
-def _files(config: TrainConfig) -> Iterator[Path]:
+def _files(section: Any) -> Iterator[Path]:
     """Yield every file and folder that a config names."""
-    for section in (config.data, config.network):
-        for value in vars(section).values():
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if _is_section(hint):
+            yield from _files(value)
+        else:
             yield from (p for p in (value if isinstance(value, tuple) else [value])
                         if isinstance(p, Path))  # fmt: skip
 
@@ -201,8 +270,9 @@ def _origin(file: Path) -> str:
 class _Reader:
     """Turn decoded YAML, which may hold anything, into a config; ValueError names the field."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, whole: type) -> None:
         self.folder = folder
+        self.whole = whole
 
     def section(self, kind: Any, values: Any, path: tuple[str, ...]) -> Any:
         """Read one table of fields into a dataclass or NamedTuple."""
@@ -212,7 +282,8 @@ class _Reader:
         for name in values:
             if name not in hints:
                 dotted = ".".join((*path, str(name)))
-                raise ValueError(f"there is no field {dotted}; the nearest is {_nearest(dotted)}")
+                nearest = _nearest(dotted, self.whole)
+                raise ValueError(f"there is no field {dotted}; the nearest is {nearest}")
         if missing := [name for name in _required(kind) if name not in values]:
             raise ValueError(f"the field {'.'.join((*path, missing[0]))} is missing")
         return kind(**{
@@ -236,6 +307,9 @@ class _Reader:
             if not isinstance(value, str) or not value:
                 raise _wrong(path, value, "the name of a file")
             return self.folder / Path(value).expanduser()
+        elif kind is bool:
+            if type(value) is not bool:
+                raise _wrong(path, value, "true or false")
         elif kind is str:
             if not isinstance(value, str) or not value.isprintable():
                 raise _wrong(path, value, "plain text")
@@ -285,7 +359,7 @@ def _names(kind: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
             yield from _names(hint, (*path, name))
 
 
-def _nearest(dotted: str) -> str:
+def _nearest(dotted: str, whole: type) -> str:
     """Find the valid field that looks most like a wrong one, wherever it stands."""
 
     def likeness(name: str) -> tuple[float, float]:
@@ -295,4 +369,4 @@ def _nearest(dotted: str) -> str:
             difflib.SequenceMatcher(None, dotted, name).ratio(),
         )
 
-    return max(_names(TrainConfig), key=likeness)
+    return max(_names(whole), key=likeness)

@@ -17,19 +17,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from mpsnet_cli.body import load_body
 from mpsnet_cli.body.joint_sets import load_joint_regressor
-from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.errors import InputError
 from mpsnet_cli.evaluation.evaluate import evaluate_sequences
 from mpsnet_cli.progress import Reporter
-from mpsnet_cli.training.checkpoint import MetricsFile, load_checkpoint, save_checkpoint
+from mpsnet_cli.training.checkpoint import (
+    RESUME,
+    MetricsFile,
+    load_checkpoint,
+    require_same_run,
+    run_folder,
+    save_checkpoint,
+)
 from mpsnet_cli.training.config import TrainConfig, flatten
 from mpsnet_cli.training.data import Prior, Windows
 from mpsnet_cli.training.learner import STATE, Learner
@@ -41,12 +45,12 @@ from mpsnet_cli.training.start import (
     start_network,
     training_joints,
 )
-from mpsnet_cli.weights import LONGEST_TEXT, find_weights, read_info, save_network
+from mpsnet_cli.weights import LONGEST_TEXT, PARTLY_TRAINED, find_weights, read_info, save_network
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-RESUME, LAST, BEST = "resume.pt", "last.safetensors", "best.safetensors"
+LAST, BEST = "last.safetensors", "best.safetensors"
 METRICS, VALIDATION, EVENTS = "metrics.csv", "validation.csv", "tensorboard"
 STEP_COLUMNS = ("step", "epoch", "learning_rate", "total", *Losses._fields, "discriminator")
 EPOCH_COLUMNS = ("step", "epoch", "learning_rate", "total", "pa_mpjpe", "mpjpe", "mpvpe",
@@ -80,11 +84,7 @@ def train(
     be used or a checkpoint of another run, WeightsError for a network that cannot be started from,
     DeviceError, and OutputError where the folder cannot be written or holds a run already.
     """
-    with _locked(out):
-        if not resume and (out / RESUME).exists():
-            raise OutputError(
-                f"{out} holds a training run: --resume continues it, -o names another folder."
-            )
+    with run_folder(out, resume=resume):
         run = _Run(config, out, report)
         try:
             if resume:
@@ -92,21 +92,6 @@ def train(
             yield from run.epochs()
         finally:
             run.close()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise OutputError(
-            f"Another run is writing to {out}: wait for it, or pass another -o."
-        ) from error
-    except OSError as error:
-        raise OutputError(f"Cannot write to {out}: {error.strerror or error}.") from error
 
 
 class _Run:
@@ -236,17 +221,18 @@ class _Run:
         """Write a weight file. It counts as trained if the backbone that it started from does."""
         schedule, data = self.config.schedule, self.config.data
         trained = self.start is not None and self.start.trained
-        whole = "trained" if epoch.number >= schedule.epochs else "partly trained"
+        whole = epoch.number >= schedule.epochs
+        how = "trained" if whole else PARTLY_TRAINED
         names = ", ".join(path.name for path in (*data.three_d, *data.two_d))
         save_network(
             self.learner.network,
             self.out / file,
-            name=self.config.name,
+            name=self.config.name if whole else f"{self.config.name} ({PARTLY_TRAINED})",
             trained=trained,
             licence=self.config.licence,
             sources=self.sources,
             note=(
-                f"{whole}{'' if trained else ' on an untrained backbone'}: {epoch.step} steps of "
+                f"{how}{'' if trained else ' on an untrained backbone'}: {epoch.step} steps of "
                 f"{schedule.batch_size} windows, epoch {epoch.number} of {schedule.epochs}, on "
                 f"{names}; PA-MPJPE {epoch.pa_mpjpe:.1f} mm on the validation sequences"
             )[:LONGEST_TEXT],
@@ -274,15 +260,8 @@ class _Run:
             self.report.warn(f"{self.out} has no checkpoint yet: training starts at its beginning.")
             return
         state = load_checkpoint(path, ("identity", "step", "best", "total", *STATE))
+        require_same_run(path, state["identity"], self.identity)
         try:
-            theirs, ours = json.loads(state["identity"]), json.loads(json.dumps(self.identity))
-            for name in (*ours, *theirs):
-                if theirs.get(name) != ours.get(name):
-                    raise InputError(
-                        f"{path} is of another run: its {name} is {theirs.get(name)}, and this "
-                        f"one's is {ours.get(name)}. Pass another -o; network.weights: {LAST} "
-                        "goes on from its network."
-                    )
             self.learner.restore(state)
             self.step = int(state["step"])
             self.best, self.total = float(state["best"]), float(state["total"])

@@ -1,0 +1,34 @@
+"""How fast training is beside what the chip can do: whether there is more to be had."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SIDES = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # of the matrices
+SECONDS = 0.5
+BACKWARD = 2  # gradients by inputs and by weights cost as much as the forward pass, each
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure what a product of large matrices reaches, FLOP/s."""
+    side = SIDES[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    (a @ b)[0, 0].item()  # the first one sets things up; .item() waits for the device
+    best, until = 0.0, time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        started = time.monotonic()
+        (a @ b)[0, 0].item()
+        best = max(best, 2 * side**3 / (time.monotonic() - started))
+    return best
+
+
+@torch.no_grad()
+def training_flops(network: nn.Module, size: int, *, device: torch.device) -> float:
+    """Count what a crop of `size` px costs in training, FLOP: its convolutions, there and back."""
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size, device=device))
+    return (1 + BACKWARD) * counter.get_total_flops()

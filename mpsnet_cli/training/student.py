@@ -1,0 +1,232 @@
+"""One step of learning from single pictures: backbone and regressor, before time comes into it.
+
+Two more heads draw maps of what layer2 and layer3 see: where each joint lies, as networks for 2D
+poses do (Newell et al., ECCV 2016), and at what depth. They tell the backbone what to look for
+while the regressor still answers with the mean pose, and are thrown away in the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mpsnet_cli.body import BodyModel
+from mpsnet_cli.body.joint_sets import COMMON14_ROWS, HIPS
+from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD
+from mpsnet_cli.model.inference import DTYPES
+from mpsnet_cli.model.mpsnet import MPSNet
+from mpsnet_cli.model.regressor import JOINTS, Prediction
+from mpsnet_cli.training.config import PretrainConfig
+from mpsnet_cli.training.crops import Crops
+from mpsnet_cli.training.losses import project_to_crop
+
+SPREAD = 0.7  # cells of a joint map, deviation of the peak that a joint is on it
+UNSEEN = 0.3  # weight in the image of a joint that is hidden or outside
+REGRESSOR_RATE = 0.25  # of the learning rate: three rounds of wide linear layers amplify steps
+AVERAGED_OVER = 1000  # steps
+AVERAGED_EVERY = 8
+STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
+LAST_RATE = 0.01  # of the learning rate, at the end of the schedule
+PREDICTED_AT_ONCE = 128
+SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for one cell, a side
+STATE = ("student", "averaged", "optimiser")
+
+
+class PictureLosses(NamedTuple):
+    """The weighted losses of one batch, each a scalar; their sum is what training minimises.
+
+    Distances count as such and not squared, as it is their mean that is measured in the end.
+    """
+
+    joints2d: Tensor  # in the crop's [-1, 1]²
+    joints3d: Tensor  # m, from the midpoint of the hips
+    pose: Tensor  # Frobenius norm, of each joint's rotation
+    betas: Tensor  # squared, alone: most of betas is a matter of a distance that is not known
+    maps: Tensor  # cross entropy
+    depths: Tensor  # m, of joints from the midpoint of the hips, where they are on their maps
+
+
+WEIGHTS = (5.0, 20.0, 2.0, 0.02, 1.0, 5.0)  # of PictureLosses, in that order
+
+
+class Student(nn.Module):
+    """The parts of MPS-Net that single pictures teach, which stay its own, and map heads."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: MPSNet) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+        self.regressor = network.regressor
+        self.regressor.dropout.p = 0.0  # what it is for, augmentation does
+        self.maps = nn.ModuleList(
+            nn.Conv2d(channels, finer**2 * 2 * JOINTS, kernel_size=1) for channels, finer in SEEN
+        )
+        for name, value in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See RGB crops (N, 3, S, S) in 0..1: maps (N, 2, 2, 24, S/4, S/4), features (N, 2048).
+
+        Each of the two heads draws logits of where joints are, and their depths there, m.
+        """
+        *seen, features = self.backbone.stages((images - self.mean) / self.std)
+        drawn = [
+            F.pixel_shuffle(head(maps), finer).unflatten(1, (2, JOINTS))
+            for head, maps, (_, finer) in zip(self.maps, seen, SEEN, strict=True)
+        ]
+        return torch.stack(drawn, dim=1), features
+
+
+class PictureLearner:
+    """A student, the running average of its weights, which is what comes out, and its optimiser."""
+
+    def __init__(
+        self, network: MPSNet, body: BodyModel, config: PretrainConfig, *, device: torch.device
+    ) -> None:
+        """Take `network` over. Draws the map heads from the config's seed."""
+        torch.manual_seed(config.seed)
+        self.network = network
+        self.body = body
+        self.schedule = config.schedule
+        self.device = device
+        self.dtype = DTYPES[config.precision]
+        self.student = Student(network).to(device).to(memory_format=torch.channels_last).train()
+        self.averaged = AveragedModel(
+            self.student,
+            multi_avg_fn=get_ema_multi_avg_fn((1 - 1 / AVERAGED_OVER) ** AVERAGED_EVERY),
+            use_buffers=True,
+        ).eval()
+        groups = [
+            {
+                "params": [p for p in part.parameters() if (p.ndim > 1) == decays],
+                "weight_decay": self.schedule.weight_decay if decays else 0.0,
+                "share": share,
+            }
+            for part, share in ((self.student.backbone, 1.0), (self.student.maps, 1.0),
+                                (self.student.regressor, REGRESSOR_RATE))
+            for decays in (True, False)
+        ]  # fmt: skip
+        self.optimiser = AdamW(
+            groups, lr=self.schedule.learning_rate, betas=(0.9, 0.98), fused=True
+        )
+        self._look = self.student.look
+        if config.compile:
+            self._look = torch.compile(self.student.look, dynamic=False)
+
+    @property
+    def learnt(self) -> Student:
+        """The student with its averaged weights."""
+        return cast("Student", self.averaged.module)
+
+    def rate(self, seen: int) -> float:
+        """Return the learning rate after so many crops."""
+        schedule = self.schedule
+        rise = min(1.0, (seen + schedule.batch_size) / max(1, schedule.warmup))
+        fall = (1 + math.cos(math.pi * min(1.0, seen / schedule.crops))) / 2
+        return schedule.learning_rate * rise * (LAST_RATE + (1 - LAST_RATE) * fall)
+
+    def learn(self, step: int, crops: Crops) -> PictureLosses:
+        """Take a step on augmented crops of the learner's device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["share"] * self.rate(step * self.schedule.batch_size)
+        images = crops.images.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            maps, features = self._look(images)
+        losses = picture_losses(self.student.regressor(features), maps, self.body, crops)
+        self.optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), STEEPEST, foreach=True)
+        self.optimiser.step()
+        if step % AVERAGED_EVERY == 0:
+            if step < AVERAGED_OVER:  # the average begins with what is no longer random
+                self.averaged.n_averaged.zero_()
+            self.averaged.update_parameters(self.student)
+        return PictureLosses(*(loss.detach() for loss in losses))
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Prediction:
+        """Predict crops (N, 3, S, S) uint8 with the averaged weights; on the CPU."""
+        learnt = self.learnt
+        parts = []
+        for some in images.split(PREDICTED_AT_ONCE):
+            seen = (some.to(self.device) / 255).contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                _, features = learnt.look(seen)
+            parts.append([part.cpu() for part in learnt.regressor(features)])
+        return Prediction(*map(torch.cat, zip(*parts, strict=True)))
+
+    def averaged_network(self) -> MPSNet:
+        """Return a copy of the network with the averaged weights, on the CPU."""
+        network = copy.deepcopy(self.network).cpu()
+        network.backbone.load_state_dict(self.learnt.backbone.state_dict())
+        network.regressor.load_state_dict(self.learnt.regressor.state_dict())
+        return network
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on, by the names in STATE."""
+        return {name: getattr(self, name).state_dict() for name in STATE}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state. Raises an error of torch's if it does not fit."""
+        for name in STATE:
+            getattr(self, name).load_state_dict(state[name])
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+
+def picture_losses(
+    prediction: Prediction, maps: Tensor, body: BodyModel, truth: Crops
+) -> PictureLosses:
+    """Weigh what the crops of a batch, `truth`, say of a prediction and of joint maps."""
+    rotmats, betas, cam = prediction
+    _, joints = body.posed(rotmats, betas, vertices=False)
+    seen = UNSEEN + (1 - UNSEEN) * truth.visible
+    off = _length(project_to_crop(joints, cam) - truth.joints2d)
+    found, true = _from_hips(joints), _from_hips(truth.joints3d)
+    logits, depths = maps.float().flatten(4).unbind(dim=2)  # (N, head, J, cells)
+    expected = joint_maps(truth.joints2d, maps.shape[-1])[:, None]
+    surprise = -(expected * F.log_softmax(logits, dim=3)).sum(dim=3).mean(dim=1)
+    deeper = (expected * (depths - true[:, None, :, 2:]).abs()).sum(dim=3).mean(dim=1)
+    unweighted = (
+        (seen * off).mean(),
+        _length(found - true).mean(),
+        _length((rotmats - truth.rotmats).flatten(2)).mean(),
+        (betas - truth.betas).square().mean(),
+        (seen * surprise).mean(),
+        (seen * deeper).mean(),
+    )
+    return PictureLosses(*(weight * loss for weight, loss in zip(WEIGHTS, unweighted, strict=True)))
+
+
+def joint_maps(joints2d: Tensor, side: int) -> Tensor:
+    """Lay joints (N, J, 2) of the crop's [-1, 1]² as peaks on maps (N, J, side²).
+
+    A map's sum is 1, or 0 if its joint is outside.
+    """
+    centres = (2 * torch.arange(side, device=joints2d.device) + 1) / side - 1
+    x, y = (
+        torch.softmax(-0.5 * ((part[..., None] - centres) / (SPREAD * 2 / side)) ** 2, dim=2)
+        for part in joints2d.unbind(dim=2)
+    )
+    inside = (joints2d.abs() < 1).all(dim=2, keepdim=True)
+    return inside * (y[..., :, None] * x[..., None, :]).flatten(2)
+
+
+def _from_hips(joints: Tensor) -> Tensor:
+    hips = [COMMON14_ROWS["smpl24"][hip] for hip in HIPS]
+    return joints - joints[:, hips].mean(dim=1, keepdim=True)
+
+
+def _length(difference: Tensor) -> Tensor:
+    return (difference.square().sum(dim=-1) + 1e-8).sqrt()  # 1e-8: a gradient at zero, too

@@ -1,0 +1,334 @@
+"""Training on single pictures, with a backbone small enough for the tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from mpsnet_cli.body import load_body
+from mpsnet_cli.cli import main
+from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.model.backbone import Backbone
+from mpsnet_cli.model.config import MPSNetConfig
+from mpsnet_cli.model.regressor import Prediction, Regressor
+from mpsnet_cli.model.untrained import untrained_network
+from mpsnet_cli.progress import Reporter
+from mpsnet_cli.training import pretrain as loop
+from mpsnet_cli.training.config import (
+    PictureData,
+    PictureNetwork,
+    PictureSchedule,
+    PretrainConfig,
+    load_config,
+)
+from mpsnet_cli.training.crops import Crops, load_crops
+from mpsnet_cli.training.pretrain import (
+    batch_rows,
+    errors,
+    open_shortcuts,
+    pretrain,
+    resized,
+    start_at_mean,
+)
+from mpsnet_cli.training.speed import product_rate, training_flops
+from mpsnet_cli.training.student import PictureLearner, joint_maps, picture_losses
+from mpsnet_cli.weights import load_model, read_info, save_network
+from tests.test_training_crops import make_folder
+
+WIDTH = 32
+
+
+class TinyBackbone(nn.Module):
+    """Three convolutions with the backbone's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 512, 8, stride=8)
+        self.second = nn.Conv2d(512, 1024, 2, stride=2)
+        self.third = nn.Conv2d(1024, WIDTH, 2, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(images)[2]
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        second = self.first(images).relu()
+        third = self.second(second).relu()
+        return second, third, self.third(third).float().mean(dim=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data") / "crops", count=24)
+
+
+@pytest.fixture(scope="module")
+def crops(folder: Path) -> Crops:
+    return load_crops([folder], Reporter())
+
+
+@pytest.fixture
+def config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
+    monkeypatch.setattr("mpsnet_cli.model.mpsnet.Backbone", TinyBackbone)
+    monkeypatch.setattr("mpsnet_cli.model.regressor.HIDDEN_DIM", 64)
+    monkeypatch.setattr(loop, "MPSNetConfig", partial(MPSNetConfig, feature_dim=WIDTH))
+    return PretrainConfig(
+        PictureData((folder,), (folder,)),
+        schedule=PictureSchedule(
+            crops=96, sizes=(32, 64), batch_size=8, learning_rate=3e-3, warmup=16
+        ),
+        name="ours", licence="CC0-1.0", device="cpu", precision="fp32",
+        checkpoint_every=16, validate_every=40,
+    )  # fmt: skip
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def truth_as_prediction(crops: Crops) -> Prediction:
+    return Prediction(crops.rotmats, crops.betas, torch.tensor([[0.9, 0.0, 0.0]] * 24))
+
+
+def test_a_run_from_crops_to_a_weight_file(config: PretrainConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    checks = list(pretrain(config, out, report=Reporter()))
+    assert [check.crops for check in checks] == [40, 80, 96]
+    assert [check.size for check in checks] == [32, 64, 64]
+    rows = table(out / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    assert [int(row["size"]) for row in rows] == [32] * 6 + [64] * 6
+    assert float(table(out / "validation.csv")[-1]["pa_mpjpe"]) == pytest.approx(
+        checks[-1].pa_mpjpe
+    )
+    assert checks[0].best
+    best = min(checks, key=lambda check: check.pa_mpjpe)
+    info = read_info(out / "best.safetensors")
+    assert (info.name, info.licence, info.trained) == (
+        "ours (partly trained)", "CC0-1.0", True,
+    )  # fmt: skip
+    assert f"{best.crops} crops of 96" in info.note
+    assert "temporal modules untrained" in info.note
+    assert info.config.crop_size == 64
+    assert json.loads(json.dumps(info.sources)) == {}
+
+
+def test_training_fits_the_crops(config: PretrainConfig, tmp_path: Path) -> None:
+    long = replace(config, validate_every=1600,
+                   schedule=replace(config.schedule, crops=1600, sizes=(64,)))  # fmt: skip
+    list(pretrain(long, tmp_path, report=Reporter()))
+    rows = table(tmp_path / "metrics.csv")
+    for name in ("joints3d", "pose", "maps", "depths"):
+        values = [float(row[name]) for row in rows]
+        assert sum(values[-30:]) < 0.93 * sum(values[:30]), name
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(pretrain(config, tmp_path / "whole", report=Reporter()))
+    learn = PictureLearner.learn
+
+    def stop(self: PictureLearner, step: int, crops: Crops) -> object:
+        if step == 7:
+            raise KeyboardInterrupt
+        return learn(self, step, crops)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureLearner, "learn", stop)
+        with pytest.raises(KeyboardInterrupt):
+            list(pretrain(config, out, report=Reporter()))
+    with pytest.raises(OutputError, match="--resume continues it"):
+        next(pretrain(config, out, report=Reporter()))
+    rest = list(pretrain(config, out, resume=True, report=Reporter()))
+    assert [check.crops for check in rest] == [80, 96]
+    assert table(out / "metrics.csv") == table(tmp_path / "whole" / "metrics.csv")
+    assert rest[-1].pa_mpjpe == pytest.approx(whole[-1].pa_mpjpe, abs=1e-6)
+
+
+def test_a_checkpoint_of_another_run_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    runs = pretrain(config, tmp_path, report=Reporter())
+    next(runs)
+    runs.close()
+    other = replace(config, seed=1)
+    with pytest.raises(InputError, match="of another run: its seed is 0, and this one's is 1"):
+        next(pretrain(other, tmp_path, resume=True, report=Reporter()))
+
+
+def test_a_run_starts_from_a_weight_file(config: PretrainConfig, tmp_path: Path) -> None:
+    list(pretrain(config, tmp_path / "first", report=Reporter()))
+    start = tmp_path / "first" / "last.safetensors"
+    further = replace(config, network=PictureNetwork(start),
+                      schedule=replace(config.schedule, sizes=(96,)))  # fmt: skip
+    check = next(pretrain(further, tmp_path / "second", report=Reporter()))
+    info = read_info(tmp_path / "second" / "last.safetensors")
+    assert info.config.crop_size == 96
+    assert info.sources == {"last.safetensors": read_info(start).sha256}
+    assert check.size == 96
+
+
+def test_too_few_crops_and_a_loss_that_breaks_down(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = replace(config, schedule=replace(config.schedule, batch_size=32))
+    with pytest.raises(InputError, match="There are 24 crops, and a batch takes 32"):
+        next(pretrain(large, tmp_path / "a", report=Reporter()))
+    monkeypatch.setattr("mpsnet_cli.training.student.WEIGHTS", (float("nan"),) * 6)
+    with pytest.raises(InputError, match="Training broke down: the loss of step 1"):
+        next(pretrain(config, tmp_path / "b", report=Reporter()))
+
+
+def test_the_command(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ours.yaml"
+    path.write_text("data: {crops: [c], validation: [c]}")
+    monkeypatch.setattr("mpsnet_cli.training.config.load_config", lambda *_: config)
+    ran = CliRunner().invoke(main, ["pretrain", str(path), "-o", str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    assert "96 crops, " in ran.output
+    assert "PA-MPJPE" in ran.output
+    assert (tmp_path / "out" / "best.safetensors").is_file()
+
+
+def test_the_example_names_every_field_with_its_default(tmp_path: Path) -> None:
+    text = Path("examples/starter/pictures.yaml").read_text(encoding="utf-8")
+    (tmp_path / "examples" / "starter").mkdir(parents=True)
+    for name in ("crops", "crops-held-out"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    path = tmp_path / "examples" / "starter" / "pictures.yaml"
+    path.write_text(text, encoding="utf-8")
+    read = load_config(path, PretrainConfig)
+    assert read == PretrainConfig(read.data)
+    assert [p.resolve() for p in read.data.crops] == [tmp_path / "out" / "crops"]
+    path.write_text(text.replace("compile: false", "compile: 1"), encoding="utf-8")
+    with pytest.raises(InputError, match="compile is 1, and must be true or false"):
+        load_config(path, PretrainConfig)
+
+
+def test_the_cost_of_a_crop() -> None:
+    device = torch.device("cpu")
+    # The paper's Table 2 rests on ResNet-50's 4.1 GFLOP, counted as multiply-adds, at 224 px.
+    assert training_flops(Backbone(), 224, device=device) == pytest.approx(3 * 2 * 4.1e9, rel=0.02)
+    assert 1e9 < product_rate(device, torch.float32) < 1e15
+
+
+def test_each_crop_is_seen_once_a_turn() -> None:
+    rows = [batch_rows(10, 3, 5, step) for step in range(6)]
+    for turn in (rows[:3], rows[3:]):
+        assert len(set(torch.cat(turn).tolist())) == 9
+    assert torch.cat(rows[:3]).tolist() != torch.cat(rows[3:]).tolist()
+    assert torch.equal(batch_rows(10, 3, 5, 1), rows[1])
+
+
+def test_the_rate_rises_and_falls(config: PretrainConfig) -> None:
+    network = untrained_network(0, MPSNetConfig(feature_dim=WIDTH))
+    learner = PictureLearner(network, load_body("free-1"), config, device=torch.device("cpu"))
+    rates = [learner.rate(seen) for seen in range(0, 97, 8)]
+    assert rates[0] == pytest.approx(3e-3 / 2, rel=0.05)
+    assert max(rates) == rates[1]
+    assert rates[6] == pytest.approx(3e-3 * 0.505)
+    assert rates[-1] == pytest.approx(3e-5)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_a_joint_is_a_peak_on_its_map() -> None:
+    joints = torch.tensor([[[0.3, -0.6], [1.2, 0.0], [-0.05, 0.9]]])
+    maps = joint_maps(joints, 12)
+    assert maps.sum(dim=2).tolist()[0] == pytest.approx([1, 0, 1], abs=1e-6)
+    centres = (2 * torch.arange(12) + 1) / 12 - 1
+    grid = maps[0, 0].view(12, 12)
+    assert float(grid.sum(dim=0) @ centres) == pytest.approx(0.3, abs=0.01)
+    assert float(grid.sum(dim=1) @ centres) == pytest.approx(-0.6, abs=0.01)
+
+
+def test_the_truth_has_no_loss(crops: Crops) -> None:
+    body = load_body("free-1")
+    side = 16
+    expected = joint_maps(crops.joints2d, side)
+    hips = crops.joints3d[:, [1, 2]].mean(dim=1, keepdim=True)
+    depths = (crops.joints3d - hips)[..., 2:].expand_as(expected)
+    maps = torch.stack([expected.clamp(min=1e-30).log(), depths], dim=1)
+    maps = maps.unflatten(3, (side, side))[:, None].expand(-1, 2, -1, -1, -1, -1)
+    losses = picture_losses(truth_as_prediction(crops), maps, body, crops)
+    assert losses.joints3d < 0.01
+    assert losses.pose < 0.01
+    assert losses.betas == 0
+    assert losses.depths < 1e-6
+    uniform = torch.stack([torch.zeros_like(maps[:, :, 0]), maps[:, :, 1]], dim=2)
+    assert losses.maps < picture_losses(truth_as_prediction(crops), uniform, body, crops).maps
+    moved = crops._replace(joints3d=crops.joints3d + torch.tensor([1.0, 2.0, 3.0]))
+    same = picture_losses(truth_as_prediction(crops), maps, body, moved)
+    assert float(same.joints3d) == pytest.approx(float(losses.joints3d), abs=1e-4)
+
+
+def test_errors_of_the_truth_and_of_a_turned_body(crops: Crops) -> None:
+    truth = truth_as_prediction(crops)
+    found = errors(truth, crops)
+    assert found["pa_mpjpe"] < 0.01
+    assert found["mpjpe"] < 0.01
+    turned = crops.rotmats.clone()
+    turned[:, 0] = torch.diag(torch.tensor([-1.0, 1, -1])) @ turned[:, 0]
+    found = errors(truth._replace(rotmats=turned), crops)
+    assert found["pa_mpjpe"] < 0.01
+    assert found["mpjpe"] > 100
+
+
+def test_the_regressor_starts_at_the_mean_pose(crops: Crops) -> None:
+    regressor = Regressor(8, 3)
+    one = crops.take(torch.full((5,), 3))
+    start_at_mean(regressor, one)
+    columns = regressor.init_pose.view(24, 3, 2)[1:]
+    assert torch.allclose(columns, one.rotmats[0, 1:, :, :2], atol=1e-5)
+
+
+def test_residual_branches_begin_closed() -> None:
+    backbone = Backbone()
+    open_shortcuts(backbone, seed=0)
+    backbone.eval()
+    x = torch.rand(2, 256, 4, 4)
+    assert torch.equal(backbone.layer1[1](x), x)
+    first = backbone.conv1.weight.detach().clone()
+    open_shortcuts(backbone, seed=0)
+    assert torch.equal(backbone.conv1.weight, first)
+
+
+def test_pictures_are_resampled_without_aliasing() -> None:
+    stripes = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    stripes[..., ::2] = 200
+    small = resized(stripes, 16)
+    assert small.dtype == torch.uint8
+    assert (small[..., 2:-2].float() - 100).abs().max() <= 2
+    assert resized(stripes, 64) is stripes
+
+
+def test_partly_trained_weights_are_called_that(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for name, words in (("a (partly trained)", ["The weights w.safetensors are partly trained"]),
+                        ("a", [])):  # fmt: skip
+        save_network(
+            untrained_network(0, MPSNetConfig(feature_dim=WIDTH)), path, name=name, trained=True,
+            licence="CC0-1.0", sources={}, note="", overwrite=True,
+        )  # fmt: skip
+        report = Warnings()
+        load_model(path, device="cpu", report=report)
+        assert [text.partition(":")[0] for text in report.texts] == words
+
+
+class Warnings(Reporter):
+    """Keep what is said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.texts.append(message)
