@@ -26,15 +26,17 @@ class Backbone(ResNet):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 features (N, 2048) of normalised RGB images (N, 3, H, W)."""
-        return self.stages(images)[2]
+        return self.upper(self.lower(images)[1])
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Also return what layer2 says, (N, 512, H / 8, W / 8), and layer3, half as wide."""
+    def lower(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what layer2 says, (N, 512, H / 8, W / 8), and layer3, half as wide."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         second = self.layer2(self.layer1(x))
-        third = self.layer3(second)
-        x = self.layer4(third)
-        return second, third, x.float().mean(dim=(2, 3))  # float32 whatever the precision before
+        return second, self.layer3(second)
+
+    def upper(self, third: Tensor) -> Tensor:
+        """Return the features (N, 2048) of what layer3 says."""
+        return self.layer4(third).float().mean(dim=(2, 3))  # whatever the precision before
 
 
 def fold_batch_norm(backbone: Backbone) -> None:

@@ -30,6 +30,8 @@ from mpsnet_cli.training.losses import project_to_crop
 SPREAD = 0.7  # cells of a joint map, deviation of the peak that a joint is on it
 UNSEEN = 0.3  # weight in the image of a joint that is hidden or outside
 REGRESSOR_RATE = 0.25  # of the learning rate: three rounds of wide linear layers amplify steps
+MAPS_FIRST = 0.15  # of the schedule, over which the regressor's gradients reach their full strength
+LEAST_TRUST = 0.02
 AVERAGED_OVER = 1000  # steps
 AVERAGED_EVERY = 8
 STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
@@ -73,12 +75,15 @@ class Student(nn.Module):
         for name, value in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, images: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
         """See RGB crops (N, 3, S, S) in 0..1: maps (N, 2, 2, 24, S/4, S/4), features (N, 2048).
 
-        Each of the two heads draws logits of where joints are, and their depths there, m.
+        Each of the two heads draws logits of where joints are, and their depths there, m. What the
+        regressor says of layer3 counts `trust` as much as it would, 0..1.
         """
-        *seen, features = self.backbone.stages((images - self.mean) / self.std)
+        seen = self.backbone.lower((images - self.mean) / self.std)
+        third = seen[1]
+        features = self.backbone.upper(trust * third + (1 - trust) * third.detach())
         drawn = [
             F.pixel_shuffle(head(maps), finer).unflatten(1, (2, JOINTS))
             for head, maps, (_, finer) in zip(self.maps, seen, SEEN, strict=True)
@@ -134,13 +139,22 @@ class PictureLearner:
         fall = (1 + math.cos(math.pi * min(1.0, seen / schedule.crops))) / 2
         return schedule.learning_rate * rise * (LAST_RATE + (1 - LAST_RATE) * fall)
 
+    def trust(self, seen: int) -> Tensor:
+        """Return how much the regressor has to say below layer4 after so many crops.
+
+        At first its gradients there are noise, three times as strong as those of the maps.
+        """
+        grown = seen / (MAPS_FIRST * self.schedule.crops)
+        return torch.tensor(min(1.0, LEAST_TRUST + grown), device=self.device)
+
     def learn(self, step: int, crops: Crops) -> PictureLosses:
         """Take a step on augmented crops of the learner's device."""
+        seen = step * self.schedule.batch_size
         for group in self.optimiser.param_groups:
-            group["lr"] = group["share"] * self.rate(step * self.schedule.batch_size)
+            group["lr"] = group["share"] * self.rate(seen)
         images = crops.images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            maps, features = self._look(images)
+            maps, features = self._look(images, self.trust(seen))
         losses = picture_losses(self.student.regressor(features), maps, self.body, crops)
         self.optimiser.zero_grad()
         torch.stack(losses).sum().backward()
@@ -160,7 +174,7 @@ class PictureLearner:
         for some in images.split(PREDICTED_AT_ONCE):
             seen = (some.to(self.device) / 255).contiguous(memory_format=torch.channels_last)
             with self._autocast():
-                _, features = learnt.look(seen)
+                _, features = learnt.look(seen, torch.tensor(1.0))
             parts.append([part.cpu() for part in learnt.regressor(features)])
         return Prediction(*map(torch.cat, zip(*parts, strict=True)))
 
