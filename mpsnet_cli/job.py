@@ -22,6 +22,7 @@ from mpsnet_cli._version import __version__
 from mpsnet_cli.body import BodyModel
 from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.export.obj import mesh_count, write_obj_sequence
+from mpsnet_cli.export.result import CLIP_FORMAT, MANIFEST
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Shape, Track
 from mpsnet_cli.packaged import file_sha256
@@ -42,8 +43,6 @@ from mpsnet_cli.tracking import (
 from mpsnet_cli.video import VideoInfo, read_frames
 from mpsnet_cli.windows import Edges
 
-FORMAT = "mpsnet-clip/1"
-MANIFEST = "clip.json"
 STATE = "state.json"  # in an unfinished folder: what it is the beginning of
 OVERLAY = "overlay.mp4"
 MESHES = "meshes"
@@ -114,7 +113,7 @@ def run_clip(
         files = _draw(part, video, motions, arguments, body, renderer, report)
         seconds = sum(report.seconds.values())
         manifest = {
-            "format": FORMAT,
+            "format": CLIP_FORMAT,
             **identity,
             "video": _video_facts(video),
             "device": {"name": str(model.device), "precision": model.precision},
@@ -186,7 +185,7 @@ def _finished(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> dic
     if not folder.exists():
         return None
     manifest = _read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") != CLIP_FORMAT:
         raise OutputError(
             f"{folder} exists and is no result of this version: move it away or pass another --out."
         )
@@ -328,6 +327,7 @@ def _video_facts(video: VideoInfo) -> dict[str, Any]:
         "fps": float(video.fps),
         "fps_exact": str(video.fps),
         "frame_count": video.frame_count,
+        "first_time": float(video.times[0]),
         "duration": round(video.duration, 6),
         "rotation": video.rotation,
         "has_audio": video.has_audio,

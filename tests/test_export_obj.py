@@ -9,9 +9,10 @@ import pytest
 import trimesh
 from motions import make_motion
 from shapes import Ball
+from stages import make_stage, posed_vertices
 
 from mpsnet_cli.errors import OutputError
-from mpsnet_cli.export.obj import mesh_count, vertex_lines, write_obj_sequence
+from mpsnet_cli.export.obj import mesh_count, vertex_lines, write_obj, write_obj_sequence
 from mpsnet_cli.motion import Motion
 
 BODY = Ball()
@@ -98,6 +99,24 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, motion: Motion) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/p"):
         write_obj_sequence(tmp_path / "file" / "p", motion, BODY, advance=ignore)
+
+
+def test_a_person_of_a_stage_is_written_in_its_world(tmp_path: Path) -> None:
+    stage = make_stage(people=1, frames=18, trained=False)
+    (person,) = stage.people
+    advanced: list[int] = []
+    write_obj(tmp_path / "p", stage, person, advance=advanced.append)
+    assert names(tmp_path / "p") == [f"{frame:06d}.obj" for frame in person.frame_ids]
+    assert sum(advanced) == len(person)
+    expected = posed_vertices(stage, person)
+    for row in (0, 17):
+        mesh = load(tmp_path / "p" / f"{row:06d}.obj")
+        np.testing.assert_array_equal(mesh.faces, stage.body.faces)
+        np.testing.assert_allclose(mesh.vertices, expected[row], atol=1e-5)
+    with (tmp_path / "p" / "000000.obj").open() as file:
+        assert file.readline().endswith(
+            "weights test weights (UNTRAINED, the motion means nothing)\n"
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1, 30, 5e4])

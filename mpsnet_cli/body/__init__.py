@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpsnet_cli.body.lookup import load_body
-from mpsnet_cli.body.skeleton import JOINT_NAMES, KEYPOINT_NAMES, PARENTS
+from mpsnet_cli.body.skeleton import BONE_NAMES, JOINT_NAMES, KEYPOINT_NAMES, PARENTS
 
 if TYPE_CHECKING:
     from mpsnet_cli.body.model import BodyModel
 
-__all__ = ["JOINT_NAMES", "KEYPOINT_NAMES", "PARENTS", "BodyModel", "load_body"]
+__all__ = ["BONE_NAMES", "JOINT_NAMES", "KEYPOINT_NAMES", "PARENTS", "BodyModel", "load_body"]
 
 
 def __getattr__(name: str) -> Any:

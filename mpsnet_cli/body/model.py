@@ -108,6 +108,11 @@ class BodyModel:
             return self._skinned(rotmats, betas)
         return None, self._moved_joints(rotmats, betas)
 
+    @property
+    def skinning_weights(self) -> Array:
+        """How much of each vertex's movement is which joint's: (V, 24), rows sum to 1."""
+        return self._skin["lbs_weights"].cpu().numpy()
+
     def rest_joints(self, betas: ArrayLike) -> Array:
         """Find the joints (..., 24, 3) of the T-pose for betas (..., 10)."""
         return self._rest_joints(self._tensor(betas)).cpu().numpy()

@@ -11,6 +11,9 @@ JOINT_NAMES = (
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
+# As rigs of SMPL call them: Pelvis, L_Hip, …; tools that mirror know the prefixes.
+BONE_NAMES = tuple(name.replace("left", "L").replace("right", "R").title() for name in JOINT_NAMES)
+
 # Of each joint, the one that it is in a mirror.
 MIRRORED = tuple(
     JOINT_NAMES.index(name.replace("left", "R").replace("right", "left").replace("R", "right"))

@@ -10,6 +10,7 @@ from mpsnet_cli._version import __version__
 
 COMMANDS = (
     "run",
+    "export",
     "weights",
     "eval",
     "pretrain",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mpsnet_cli.export import EXPORTERS
 
 
 class FiniteRange(click.FloatRange):
@@ -19,6 +22,27 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Formats(click.ParamType):
+    """Names of export formats with commas between them, as a tuple without doubles."""
+
+    name = "FORMAT,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = dict.fromkeys(word.strip().lower() for word in value.split(",") if word.strip())
+        for name in names:
+            if name not in EXPORTERS:
+                near = get_close_matches(name, EXPORTERS, n=1, cutoff=0.4)
+                guess = f", did you mean {near[0]}?" if near else "."
+                self.fail(
+                    f"There is no format {name}{guess} There are {', '.join(EXPORTERS)}.",
+                    param,
+                    ctx,
+                )
+        return tuple(names)
 
 
 weights = click.option(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpsnet_cli.cli import options
+from mpsnet_cli.cli.export import failed, tell
 from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
-from mpsnet_cli.errors import NoPeopleFound, PartialResult
+from mpsnet_cli.errors import NoPeopleFound, OutputError, PartialResult
 
 if TYPE_CHECKING:
     from mpsnet_cli.model.inference import Precision
@@ -102,12 +103,19 @@ SECONDS = options.FiniteRange(min=0)
     show_default=True,
     help="Write every Nth frame's mesh.",
 )
+@click.option(
+    "--export",
+    "formats",
+    type=options.Formats(),
+    default="",
+    help="Write these formats too, to exports/ in the result; see `mpsnet export --help`.",
+)
 @options.json_events
 @options.quiet
 def run(
     video: Path, out: Path, overwrite: bool, weights: str | None, body: str, gender: str,
     smpl_path: Path | None, device: str, precision: Precision, batch_size: int | None,
-    style: str | None, **arguments: Any,
+    formats: tuple[str, ...], style: str | None, **arguments: Any,
 ) -> None:  # fmt: skip
     """Turn VIDEO into SMPL parameters, an overlay video and meshes.
 
@@ -115,11 +123,14 @@ def run(
     of a damaged clip that could be read.
     """
     from mpsnet_cli.body import load_body
+    from mpsnet_cli.export.result import read_result
+    from mpsnet_cli.export.write import check_packages, export_result
     from mpsnet_cli.job import Arguments, run_clip
     from mpsnet_cli.video import probe
     from mpsnet_cli.weights import load_model
 
     report = make_reporter(style)
+    check_packages(formats)
     clip = probe(video)
     model = load_model(
         weights, device=device, precision=precision, batch_size=batch_size, report=report
@@ -138,6 +149,17 @@ def run(
         overwrite=overwrite,
         report=report,
     )
+    exports = None
+    if formats and manifest["people"]:
+        exports = export_result(
+            read_result(folder),
+            loaded,
+            formats,
+            existing="replace" if overwrite else "keep",
+            report=report,
+        )
+    if exports and style != "quiet":
+        tell(exports, report, style)
     if isinstance(report, JsonReporter):
         report.emit("done", folder=str(folder), manifest=manifest)
     elif style == "quiet":
@@ -146,6 +168,8 @@ def run(
         _show(folder, manifest)
     if not manifest["people"]:
         raise NoPeopleFound(f"Nobody was found in {video}. {folder} holds only the manifest.")
+    if exports and exports.failures:
+        raise OutputError("\n".join(failed(exports)))
     if not manifest["complete"]:
         raise PartialResult(f"Only a part of {video} could be read: see the warnings.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.body import BodyModel
 from mpsnet_cli.errors import OutputError
+from mpsnet_cli.export.meshes import file_numbers, note, world_vertices
+from mpsnet_cli.export.stage import Performer, Stage
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.posing import camera_vertices
 
@@ -38,7 +40,9 @@ def write_obj_sequence(
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _write_files(part, motion, body, every, advance)
+        rows = _rows(motion, every)
+        meshes = (vertices * Y_UP for vertices in camera_vertices(motion, body, rows))
+        _write_files(part, motion.frame_ids[rows], meshes, body, HEADER, advance)
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
@@ -60,14 +64,30 @@ def _rows(motion: Motion, every: int) -> NDArray[np.int64]:
     return np.flatnonzero(motion.frame_ids % every == 0)
 
 
-def _write_files(
-    folder: Path, motion: Motion, body: BodyModel, every: int, advance: Callable[[int], None]
+def write_obj(
+    path: Path, stage: Stage, person: Performer, *, advance: Callable[[int], None]
 ) -> None:
-    rows = _rows(motion, every)
+    """Write a person's meshes as `path`/000000.obj, …, in the world, posed with every corrective.
+
+    The files are numbered by source frame, or by step where the stage was resampled.
+    """
+    path.mkdir(parents=True)
+    meshes = world_vertices(stage.body, person)
+    header = b"# %s\n" % note(stage)
+    _write_files(path, file_numbers(stage, person), meshes, stage.body, header, advance)
+
+
+def _write_files(
+    folder: Path,
+    numbers: Iterable[int],
+    meshes: Iterable[NDArray[np.float32]],
+    body: BodyModel,
+    header: bytes,
+    advance: Callable[[int], None],
+) -> None:
     faces = b"s 1\n" + b"".join(b"f %d %d %d\n" % tuple(face) for face in (body.faces + 1).tolist())
-    for row, vertices in zip(rows, camera_vertices(motion, body, rows), strict=True):
-        content = HEADER + vertex_lines(vertices * Y_UP) + faces
-        (folder / f"{motion.frame_ids[row]:06d}.obj").write_bytes(content)
+    for number, vertices in zip(numbers, meshes, strict=True):
+        (folder / f"{number:06d}.obj").write_bytes(header + vertex_lines(vertices) + faces)
         advance(1)
 
 

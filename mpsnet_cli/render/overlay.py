@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsnet_cli.body import BodyModel
+from mpsnet_cli.colours import person_colour
 from mpsnet_cli.geometry import project
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.posing import camera_vertices
@@ -139,36 +140,6 @@ def draw_frame(
         pill = make_pill("UNTRAINED WEIGHTS", _line(image), ALARM)
         pill.paste(picture, 0.4 * pill.height, picture.shape[0] - 1.4 * pill.height)
     return picture
-
-
-def person_colour(person: int) -> Colour:
-    """Give each track id its own colour: hues of OKLCh the golden angle apart, in three tones.
-
-    Ottosson, "A perceptual color space for image processing", 2020: equal steps look equal.
-    """
-    hue = np.deg2rad(250 + 137.508 * (person - 1))
-    lightness = (0.76, 0.80, 0.70)[person % 3]
-    lab = np.array([lightness, 0.115 * np.cos(hue), 0.115 * np.sin(hue)])
-    linear = np.clip(_LMS_TO_RGB @ (_OKLAB_TO_LMS @ lab) ** 3, 0, 1)
-    srgb = np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    red, green, blue = (round(255 * value) for value in srgb)
-    return red, green, blue
-
-
-_OKLAB_TO_LMS = np.array(
-    [
-        [1, 0.3963377774, 0.2158037573],
-        [1, -0.1055613458, -0.0638541728],
-        [1, -0.0894841775, -1.2914855480],
-    ]
-)
-_LMS_TO_RGB = np.array(
-    [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ]
-)
 
 
 def _camera(motions: Sequence[Motion]) -> Camera:
