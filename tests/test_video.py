@@ -624,9 +624,14 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_ffmpeg_is_busy_is_not_lost(tmp_path: Path) -> None:
     image = noise(1, (320, 240))[0]
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def frames() -> Iterator[np.ndarray]:
+        yield image  # ffmpeg is there when the next one is asked for
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        yield from repeat(image, 10_000)
+
     with pytest.raises(KeyboardInterrupt):
-        encode(tmp_path / "a.mp4", repeat(image, 10_000))
+        encode(tmp_path / "a.mp4", frames())
     assert names(tmp_path) == []
 
 
