@@ -45,6 +45,15 @@ class Formats(click.ParamType):
         return tuple(names)
 
 
+config = click.argument("config", type=click.Path(path_type=Path))
+run_folder = click.option(
+    "--output",
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Folder of the run. Default: out/<the config's name>.",
+)
+resume = click.option("--resume", is_flag=True, help="Go on where a run that stopped was.")
 weights = click.option(
     "--weights",
     "-w",

@@ -12,15 +12,9 @@ from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    "out",
-    type=click.Path(path_type=Path),
-    help="Folder of the run. Default: out/<the config's name>.",
-)
-@click.option("--resume", is_flag=True, help="Go on where a run that stopped was.")
+@options.config
+@options.run_folder
+@options.resume
 @options.json_events
 @options.quiet
 def train(config: Path, out: Path | None, resume: bool, style: str | None) -> None:

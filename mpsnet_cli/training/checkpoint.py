@@ -7,7 +7,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.progress import Reporter
 
 FORMAT = "mpsnet-training/1"
 RESUME = "resume.pt"
@@ -85,7 +86,32 @@ def load_checkpoint(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return {key: state[key] for key in keys}
 
 
-def require_same_run(path: Path, theirs: str, ours: Mapping[str, Any]) -> None:
+def take_up(
+    out: Path,
+    *,
+    identity: Mapping[str, Any],
+    keys: Sequence[str],
+    restore: Callable[[dict[str, Any]], None],
+    report: Reporter,
+) -> None:
+    """Give the `keys` of a run's checkpoint to `restore`; without one the run starts anew, said.
+
+    Raises InputError for a checkpoint of another run, or one that does not fit.
+    """
+    path = out / RESUME
+    if not path.exists():
+        report.warn(f"{out} has no checkpoint yet: training starts at its beginning.")
+        return
+    state = load_checkpoint(path, ("identity", *keys))
+    _require_same_run(path, state["identity"], identity)
+    try:
+        restore(state)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} does not fit this run: {reason}") from error
+
+
+def _require_same_run(path: Path, theirs: str, ours: Mapping[str, Any]) -> None:
     """Compare what a checkpoint says of its run, JSON, with this one's. Raises InputError."""
     try:
         found = json.loads(theirs)

@@ -34,14 +34,14 @@ from mpsnet_cli.tracking.detector import NMS_IOU, STRIDE, quiet_ultralytics
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
-    load_checkpoint,
     replace_file,
-    require_same_run,
     run_folder,
     save_checkpoint,
+    take_up,
 )
 from mpsnet_cli.training.config import flatten
 from mpsnet_cli.training.scenes import Batch, Scenes, batches, load_scenes, still_batches
+from mpsnet_cli.training.schedule import share_of_rate
 from mpsnet_cli.weights import PARTLY_TRAINED
 
 ARCHITECTURE = "yolo11n.yaml"
@@ -187,9 +187,13 @@ class DetectorLearner:
     def rate(self, seen: int) -> float:
         """Return the learning rate after so many pictures."""
         schedule = self.schedule
-        rise = min(1.0, (seen + schedule.batch_size) / max(1, schedule.warmup))
-        fall = 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, seen / schedule.pictures))) / 2
-        return schedule.learning_rate * rise * fall
+        share = share_of_rate(
+            seen,
+            total=schedule.pictures,
+            warmup=schedule.warmup,
+            batch_size=schedule.batch_size,
+        )
+        return schedule.learning_rate * share
 
     def learn(self, step: int, batch: Batch) -> dict[str, float]:
         """Take one step: the losses of box, class and distribution, per picture."""
@@ -399,18 +403,17 @@ class _Run:
 
     def resume(self) -> None:
         """Go to where the last checkpoint is. Raises InputError if it is of another run."""
-        path = self.out / RESUME
-        if not path.exists():
-            self.report.warn(f"{self.out} has no checkpoint yet: training starts at its beginning.")
-            return
-        state = load_checkpoint(path, ("identity", "step", "best", *STATE))
-        require_same_run(path, state["identity"], self.identity)
-        try:
-            self.learner.restore(state)
-            self.step, self.best = int(state["step"]), float(state["best"])
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} does not fit this run: {reason}") from error
+        take_up(
+            self.out,
+            identity=self.identity,
+            keys=("step", "best", *STATE),
+            restore=self._restore,
+            report=self.report,
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state)
+        self.step, self.best = int(state["step"]), float(state["best"])
 
 
 def save_detector(

@@ -29,10 +29,9 @@ from mpsnet_cli.progress import Reporter
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
-    load_checkpoint,
-    require_same_run,
     run_folder,
     save_checkpoint,
+    take_up,
 )
 from mpsnet_cli.training.config import TrainConfig, flatten
 from mpsnet_cli.training.data import Prior, Windows
@@ -255,19 +254,18 @@ class _Run:
 
     def resume(self) -> None:
         """Go to where the last checkpoint is. Raises InputError if it is of another run."""
-        path = self.out / RESUME
-        if not path.exists():
-            self.report.warn(f"{self.out} has no checkpoint yet: training starts at its beginning.")
-            return
-        state = load_checkpoint(path, ("identity", "step", "best", "total", *STATE))
-        require_same_run(path, state["identity"], self.identity)
-        try:
-            self.learner.restore(state)
-            self.step = int(state["step"])
-            self.best, self.total = float(state["best"]), float(state["total"])
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} does not fit this run: {reason}") from error
+        take_up(
+            self.out,
+            identity=self.identity,
+            keys=("step", "best", "total", *STATE),
+            restore=self._restore,
+            report=self.report,
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state)
+        self.step = int(state["step"])
+        self.best, self.total = float(state["best"]), float(state["total"])
 
     def _events(self) -> SummaryWriter | None:
         try:

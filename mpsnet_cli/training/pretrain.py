@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,9 @@ from mpsnet_cli.progress import Reporter
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
-    load_checkpoint,
-    require_same_run,
     run_folder,
     save_checkpoint,
+    take_up,
 )
 from mpsnet_cli.training.config import PretrainConfig, flatten
 from mpsnet_cli.training.crops import Crops, augment, load_crops
@@ -245,18 +245,17 @@ class _Run:
 
     def resume(self) -> None:
         """Go to where the last checkpoint is. Raises InputError if it is of another run."""
-        path = self.out / RESUME
-        if not path.exists():
-            self.report.warn(f"{self.out} has no checkpoint yet: training starts at its beginning.")
-            return
-        state = load_checkpoint(path, ("identity", "step", "best", *STATE))
-        require_same_run(path, state["identity"], self.identity)
-        try:
-            self.learner.restore(state)
-            self.step, self.best = int(state["step"]), float(state["best"])
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{path} does not fit this run: {reason}") from error
+        take_up(
+            self.out,
+            identity=self.identity,
+            keys=("step", "best", *STATE),
+            restore=self._restore,
+            report=self.report,
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state)
+        self.step, self.best = int(state["step"]), float(state["best"])
 
 
 def batch_rows(count: int, batch_size: int, seed: int, step: int) -> Tensor:

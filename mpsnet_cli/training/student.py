@@ -8,7 +8,6 @@ while the regressor still answers with the mean pose, and are thrown away in the
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,6 +25,7 @@ from mpsnet_cli.model.regressor import JOINTS, Prediction
 from mpsnet_cli.training.config import PretrainConfig
 from mpsnet_cli.training.crops import Crops
 from mpsnet_cli.training.losses import project_to_crop
+from mpsnet_cli.training.schedule import share_of_rate
 
 SPREAD = 0.7  # cells of a joint map, deviation of the peak that a joint is on it
 UNSEEN = 0.3  # weight in the image of a joint that is hidden or outside
@@ -35,7 +35,6 @@ LEAST_TRUST = 0.02
 AVERAGED_OVER = 1000  # steps
 AVERAGED_EVERY = 8
 STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
-LAST_RATE = 0.01  # of the learning rate, at the end of the schedule
 PREDICTED_AT_ONCE = 128
 SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for one cell, a side
 STATE = ("student", "averaged", "optimiser")
@@ -135,9 +134,13 @@ class PictureLearner:
     def rate(self, seen: int) -> float:
         """Return the learning rate after so many crops."""
         schedule = self.schedule
-        rise = min(1.0, (seen + schedule.batch_size) / max(1, schedule.warmup))
-        fall = (1 + math.cos(math.pi * min(1.0, seen / schedule.crops))) / 2
-        return schedule.learning_rate * rise * (LAST_RATE + (1 - LAST_RATE) * fall)
+        share = share_of_rate(
+            seen,
+            total=schedule.crops,
+            warmup=schedule.warmup,
+            batch_size=schedule.batch_size,
+        )
+        return schedule.learning_rate * share
 
     def trust(self, seen: int) -> Tensor:
         """Return how much the regressor has to say below layer4 after so many crops.
@@ -174,7 +177,7 @@ class PictureLearner:
         for some in images.split(PREDICTED_AT_ONCE):
             seen = (some.to(self.device) / 255).contiguous(memory_format=torch.channels_last)
             with self._autocast():
-                _, features = learnt.look(seen, torch.tensor(1.0))
+                features = learnt.backbone((seen - learnt.mean) / learnt.std)
             parts.append([part.cpu() for part in learnt.regressor(features)])
         return Prediction(*map(torch.cat, zip(*parts, strict=True)))
 
