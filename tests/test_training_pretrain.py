@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from mpsnet_cli.training.config import (
     PretrainConfig,
     load_config,
 )
-from mpsnet_cli.training.crops import Crops, load_crops
+from mpsnet_cli.training.crops import Crops, augment, load_crops
 from mpsnet_cli.training.pretrain import (
     batch_rows,
     errors,
@@ -39,7 +40,14 @@ from mpsnet_cli.training.pretrain import (
     start_at_mean,
 )
 from mpsnet_cli.training.speed import product_rate, training_flops
-from mpsnet_cli.training.student import PictureLearner, joint_maps, picture_losses
+from mpsnet_cli.training.student import (
+    MAPS_FIRST,
+    PictureLearner,
+    joint_maps,
+    joints_on,
+    map_losses,
+    pose_losses,
+)
 from mpsnet_cli.weights import load_model, read_info, save_network
 from tests.test_training_crops import make_folder
 
@@ -123,13 +131,16 @@ def test_a_run_from_crops_to_a_weight_file(config: PretrainConfig, tmp_path: Pat
     assert json.loads(json.dumps(info.sources)) == {}
 
 
-def test_training_fits_the_crops(config: PretrainConfig, tmp_path: Path) -> None:
+def test_training_fits_the_crops(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpsnet_cli.training.student.MAPS_FIRST", 0.1)
     long = replace(config, validate_every=1600,
                    schedule=replace(config.schedule, crops=1600, sizes=(64,)))  # fmt: skip
     list(pretrain(long, tmp_path, report=Reporter()))
     rows = table(tmp_path / "metrics.csv")
-    for name, most in (("joints3d", 0.93), ("pose", 0.93), ("maps", 0.96), ("depths", 0.93)):
-        values = [float(row[name]) for row in rows]
+    for name, most in (("joints3d", 0.93), ("maps", 0.96), ("depths", 0.93)):
+        values = [value for row in rows if (value := float(row[name])) > 0]
         assert sum(values[-30:]) < most * sum(values[:30]), name
 
 
@@ -184,7 +195,7 @@ def test_too_few_crops_and_a_loss_that_breaks_down(
     large = replace(config, schedule=replace(config.schedule, batch_size=32))
     with pytest.raises(InputError, match="There are 24 crops, and a batch takes 32"):
         next(pretrain(large, tmp_path / "a", report=Reporter()))
-    monkeypatch.setattr("mpsnet_cli.training.student.WEIGHTS", (float("nan"),) * 6)
+    monkeypatch.setattr("mpsnet_cli.training.student.DEPTHS", float("nan"))
     with pytest.raises(InputError, match="Training broke down: the loss of step 1"):
         next(pretrain(config, tmp_path / "b", report=Reporter()))
 
@@ -261,26 +272,51 @@ def test_the_truth_has_no_loss(crops: Crops) -> None:
     depths = (crops.joints3d - hips)[..., 2:].expand_as(expected)
     maps = torch.stack([expected.clamp(min=1e-30).log(), depths], dim=1)
     maps = maps.unflatten(3, (side, side))[:, None].expand(-1, 2, -1, -1, -1, -1)
-    losses = picture_losses(truth_as_prediction(crops), maps, body, crops)
+    losses = pose_losses(truth_as_prediction(crops), body, crops)
     assert losses.joints3d < 0.01
     assert losses.pose < 0.01
     assert losses.betas == 0
-    assert losses.depths < 1e-6
+    surprise, depths_off = map_losses(maps, crops)
+    assert depths_off < 1e-6
     uniform = torch.stack([torch.zeros_like(maps[:, :, 0]), maps[:, :, 1]], dim=2)
-    assert losses.maps < picture_losses(truth_as_prediction(crops), uniform, body, crops).maps
+    assert surprise < map_losses(uniform, crops)[0]
     moved = crops._replace(joints3d=crops.joints3d + torch.tensor([1.0, 2.0, 3.0]))
-    same = picture_losses(truth_as_prediction(crops), maps, body, moved)
+    same = pose_losses(truth_as_prediction(crops), body, moved)
     assert float(same.joints3d) == pytest.approx(float(losses.joints3d), abs=1e-4)
+    off = (joints_on(maps) - crops.joints2d).norm(dim=2)[crops.visible]
+    assert float(off.mean()) < 0.3 * 2 / side
+
+
+def test_the_maps_learn_alone_at_first(config: PretrainConfig, crops: Crops) -> None:
+    network = untrained_network(0, MPSNetConfig(feature_dim=WIDTH))
+    learner = PictureLearner(network, load_body("free-1"), config, device=torch.device("cpu"))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    some = augment(crops.take(slice(8)), torch.Generator().manual_seed(0), size=32)
+    losses = learner.learn(0, some)
+    assert losses.maps > 0
+    assert losses.depths > 0
+    assert losses[:4] == (0, 0, 0, 0)
+    changed = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
+    assert any(name.startswith("backbone.second") for name in changed)
+    assert not any(name.startswith(("backbone.third", "regressor")) for name in changed)
+    schedule = config.schedule
+    start = math.ceil(MAPS_FIRST * schedule.crops / schedule.batch_size)
+    losses = learner.learn(start, some)
+    assert all(loss > 0 for loss in losses)
+    trusts = [learner.trust(seen) for seen in range(start * schedule.batch_size, 97, 8)]
+    assert trusts == sorted(trusts)
+    assert trusts[-1] == pytest.approx(1)
 
 
 def test_errors_of_the_truth_and_of_a_turned_body(crops: Crops) -> None:
     truth = truth_as_prediction(crops)
-    found = errors(truth, crops)
+    found = errors(truth, crops.joints2d, crops)
     assert found["pa_mpjpe"] < 0.01
     assert found["mpjpe"] < 0.01
+    assert found["maps2d"] == 0
     turned = crops.rotmats.clone()
     turned[:, 0] = torch.diag(torch.tensor([-1.0, 1, -1])) @ turned[:, 0]
-    found = errors(truth._replace(rotmats=turned), crops)
+    found = errors(truth._replace(rotmats=turned), crops.joints2d, crops)
     assert found["pa_mpjpe"] < 0.01
     assert found["mpjpe"] > 100
 

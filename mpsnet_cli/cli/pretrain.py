@@ -38,8 +38,7 @@ def pretrain(config: Path, out: Path | None, resume: bool, style: str | None) ->
                 f"{check.crops} crops, {check.crops_per_second:.0f}/s at {check.size} px, "
                 f"{check.share_of_limit:.0%} of what matrix products reach: "
                 f"loss {check.total:.3f}, PA-MPJPE {check.pa_mpjpe:.1f} mm, "
-                f"MPJPE {check.mpjpe:.1f} mm, joints {100 * check.joints2d:.1f} % of the crop away"
-                + ", the best so far"
-                * check.best
+                f"MPJPE {check.mpjpe:.1f} mm, joints off by {check.joints2d:.1%} of the crop, "
+                f"on the maps by {check.maps2d:.1%}" + ", the best so far" * check.best
             )
     click.echo(out) if style == "quiet" else None

@@ -76,6 +76,7 @@ class Check:
     pa_mpjpe: float  # mm
     mpjpe: float  # mm
     joints2d: float  # mean distance of visible joints, in sides of the crop
+    maps2d: float  # the same of what the maps see
     best: bool  # PA-MPJPE is the lowest so far
 
 
@@ -207,7 +208,7 @@ class _Run:
 
     def _check(self, size: int, total: float, crops_per_second: float) -> Check:
         images = resized(self.validation.images, size)
-        found = errors(self.learner.predict(images), self.validation)
+        found = errors(*self.learner.predict(images), self.validation)
         best = found["pa_mpjpe"] < self.best
         self.best = min(self.best, found["pa_mpjpe"])
         flops = training_flops(self.learner.learnt.backbone, size, device=self.device)
@@ -313,15 +314,19 @@ def resized(images: Tensor, size: int) -> Tensor:
     ])  # fmt: skip
 
 
-def errors(prediction: Prediction, truth: Crops) -> dict[str, float]:
-    """Measure predictions of crops, on the CPU, as `Check` has it."""
+def errors(prediction: Prediction, mapped: Tensor, truth: Crops) -> dict[str, float]:
+    """Measure predictions of crops and joints on their maps, on the CPU, as `Check` has it."""
     rotmats, betas, cam = prediction
     _, joints = load_body("free-1").posed(rotmats, betas, vertices=False)
     rows = list(COMMON14_ROWS["smpl24"])
     p, t = (root_aligned(j[:, rows].numpy(), HIPS) for j in (joints, truth.joints3d))
-    off = (project_to_crop(joints, cam) - truth.joints2d).norm(dim=2)[truth.visible]
+    off, maps_off = (
+        float((found - truth.joints2d).norm(dim=2)[truth.visible].mean()) / 2
+        for found in (project_to_crop(joints, cam), mapped)
+    )
     return {
         "pa_mpjpe": float(pa_mpjpe(p, t).mean()),
         "mpjpe": float(mean_distance(p, t).mean()),
-        "joints2d": float(off.mean()) / 2,
+        "joints2d": off,
+        "maps2d": maps_off,
     }

@@ -1,8 +1,9 @@
 """One step of learning from single pictures: backbone and regressor, before time comes into it.
 
 Two more heads draw maps of what layer2 and layer3 see: where each joint lies, as networks for 2D
-poses do (Newell et al., ECCV 2016), and at what depth. They tell the backbone what to look for
-while the regressor still answers with the mean pose, and are thrown away in the end.
+poses do (Newell et al., ECCV 2016), and at what depth. The layers up to there learn from them alone
+at first: what the regressor asks of layers that see nothing yet is noise, which drowns the maps.
+The heads are thrown away in the end.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ from mpsnet_cli.training.schedule import share_of_rate
 SPREAD = 0.7  # cells of a joint map, deviation of the peak that a joint is on it
 UNSEEN = 0.3  # weight in the image of a joint that is hidden or outside
 REGRESSOR_RATE = 0.25  # of the learning rate: three rounds of wide linear layers amplify steps
-MAPS_FIRST = 0.15  # of the schedule, over which the regressor's gradients reach their full strength
-LEAST_TRUST = 0.02
+MAPS_FIRST = 0.55  # of the schedule, in which the maps learn alone
 AVERAGED_OVER = 1000  # steps
 AVERAGED_EVERY = 8
 STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
@@ -40,8 +40,8 @@ SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for
 STATE = ("student", "averaged", "optimiser")
 
 
-class PictureLosses(NamedTuple):
-    """The weighted losses of one batch, each a scalar; their sum is what training minimises.
+class PoseLosses(NamedTuple):
+    """The weighted losses of what the regressor says, each a scalar.
 
     Distances count as such and not squared, as it is their mean that is measured in the end.
     """
@@ -50,11 +50,23 @@ class PictureLosses(NamedTuple):
     joints3d: Tensor  # m, from the midpoint of the hips
     pose: Tensor  # Frobenius norm, of each joint's rotation
     betas: Tensor  # squared, alone: most of betas is a matter of a distance that is not known
+
+
+class PictureLosses(NamedTuple):
+    """All weighted losses of one batch, each a scalar; their sum is what training minimises.
+
+    Those of PoseLosses are zero while the maps learn alone.
+    """
+
+    joints2d: Tensor
+    joints3d: Tensor
+    pose: Tensor
+    betas: Tensor
     maps: Tensor  # cross entropy
     depths: Tensor  # m, of joints from the midpoint of the hips, where they are on their maps
 
 
-WEIGHTS = (5.0, 20.0, 2.0, 0.02, 1.0, 5.0)  # of PictureLosses, in that order
+JOINTS2D, JOINTS3D, POSE, BETAS, DEPTHS = 5.0, 20.0, 2.0, 0.02, 5.0  # weights; that of maps is 1
 
 
 class Student(nn.Module):
@@ -74,20 +86,23 @@ class Student(nn.Module):
         for name, value in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
-    def look(self, images: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, images: Tensor, trust: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See RGB crops (N, 3, S, S) in 0..1: maps (N, 2, 2, 24, S/4, S/4), features (N, 2048).
 
         Each of the two heads draws logits of where joints are, and their depths there, m. What the
-        regressor says of layer3 counts `trust` as much as it would, 0..1.
+        regressor says of layer3 counts `trust` as much as it would, 0..1; with None there are no
+        features.
         """
         seen = self.backbone.lower((images - self.mean) / self.std)
-        third = seen[1]
-        features = self.backbone.upper(trust * third + (1 - trust) * third.detach())
         drawn = [
             F.pixel_shuffle(head(maps), finer).unflatten(1, (2, JOINTS))
             for head, maps, (_, finer) in zip(self.maps, seen, SEEN, strict=True)
         ]
-        return torch.stack(drawn, dim=1), features
+        maps = torch.stack(drawn, dim=1)
+        if trust is None:
+            return maps, None
+        third = seen[1]
+        return maps, self.backbone.upper(trust * third + (1 - trust) * third.detach())
 
 
 class PictureLearner:
@@ -142,13 +157,13 @@ class PictureLearner:
         )
         return schedule.learning_rate * share
 
-    def trust(self, seen: int) -> Tensor:
+    def trust(self, seen: int) -> Tensor | None:
         """Return how much the regressor has to say below layer4 after so many crops.
 
-        At first its gradients there are noise, three times as strong as those of the maps.
+        None while the maps learn alone; from there on it grows from 0 to 1.
         """
-        grown = seen / (MAPS_FIRST * self.schedule.crops)
-        return torch.tensor(min(1.0, LEAST_TRUST + grown), device=self.device)
+        since = seen / self.schedule.crops - MAPS_FIRST
+        return None if since < 0 else torch.tensor(since / (1 - MAPS_FIRST), device=self.device)
 
     def learn(self, step: int, crops: Crops) -> PictureLosses:
         """Take a step on augmented crops of the learner's device."""
@@ -158,7 +173,11 @@ class PictureLearner:
         images = crops.images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             maps, features = self._look(images, self.trust(seen))
-        losses = picture_losses(self.student.regressor(features), maps, self.body, crops)
+        if features is None:
+            posed = PoseLosses(*(maps.new_zeros(()),) * 4)
+        else:
+            posed = pose_losses(self.student.regressor(features), self.body, crops)
+        losses = PictureLosses(*posed, *map_losses(maps, crops))
         self.optimiser.zero_grad()
         torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), STEEPEST, foreach=True)
@@ -170,16 +189,20 @@ class PictureLearner:
         return PictureLosses(*(loss.detach() for loss in losses))
 
     @torch.inference_mode()
-    def predict(self, images: Tensor) -> Prediction:
-        """Predict crops (N, 3, S, S) uint8 with the averaged weights; on the CPU."""
-        learnt = self.learnt
+    def predict(self, images: Tensor) -> tuple[Prediction, Tensor]:
+        """Predict crops (N, 3, S, S) uint8 with the averaged weights; on the CPU.
+
+        Beside what the regressor says, where the maps see the joints: (N, 24, 2) in [-1, 1]².
+        """
         parts = []
         for some in images.split(PREDICTED_AT_ONCE):
             seen = (some.to(self.device) / 255).contiguous(memory_format=torch.channels_last)
             with self._autocast():
-                features = learnt.backbone((seen - learnt.mean) / learnt.std)
-            parts.append([part.cpu() for part in learnt.regressor(features)])
-        return Prediction(*map(torch.cat, zip(*parts, strict=True)))
+                maps, features = self.learnt.look(seen, torch.tensor(1.0, device=self.device))
+            found = (*self.learnt.regressor(features), joints_on(maps))
+            parts.append([part.cpu() for part in found])
+        *prediction, joints2d = map(torch.cat, zip(*parts, strict=True))
+        return Prediction(*prediction), joints2d
 
     def averaged_network(self) -> MPSNet:
         """Return a copy of the network with the averaged weights, on the CPU."""
@@ -202,28 +225,28 @@ class PictureLearner:
         return torch.autocast(self.device.type, self.dtype, enabled=enabled)
 
 
-def picture_losses(
-    prediction: Prediction, maps: Tensor, body: BodyModel, truth: Crops
-) -> PictureLosses:
-    """Weigh what the crops of a batch, `truth`, say of a prediction and of joint maps."""
+def pose_losses(prediction: Prediction, body: BodyModel, truth: Crops) -> PoseLosses:
+    """Weigh a prediction of crops."""
     rotmats, betas, cam = prediction
     _, joints = body.posed(rotmats, betas, vertices=False)
-    seen = UNSEEN + (1 - UNSEEN) * truth.visible
     off = _length(project_to_crop(joints, cam) - truth.joints2d)
-    found, true = _from_hips(joints), _from_hips(truth.joints3d)
+    return PoseLosses(
+        JOINTS2D * (_in_image(truth) * off).mean(),
+        JOINTS3D * _length(_from_hips(joints) - _from_hips(truth.joints3d)).mean(),
+        POSE * _length((rotmats - truth.rotmats).flatten(2)).mean(),
+        BETAS * (betas - truth.betas).square().mean(),
+    )
+
+
+def map_losses(maps: Tensor, truth: Crops) -> tuple[Tensor, Tensor]:
+    """Weigh the maps of crops: maps and depths of PictureLosses."""
     logits, depths = maps.float().flatten(4).unbind(dim=2)  # (N, head, J, cells)
     expected = joint_maps(truth.joints2d, maps.shape[-1])[:, None]
     surprise = -(expected * F.log_softmax(logits, dim=3)).sum(dim=3).mean(dim=1)
-    deeper = (expected * (depths - true[:, None, :, 2:]).abs()).sum(dim=3).mean(dim=1)
-    unweighted = (
-        (seen * off).mean(),
-        _length(found - true).mean(),
-        _length((rotmats - truth.rotmats).flatten(2)).mean(),
-        (betas - truth.betas).square().mean(),
-        (seen * surprise).mean(),
-        (seen * deeper).mean(),
-    )
-    return PictureLosses(*(weight * loss for weight, loss in zip(WEIGHTS, unweighted, strict=True)))
+    off = (depths - _from_hips(truth.joints3d)[:, None, :, 2:]).abs()
+    deeper = (expected * off).sum(dim=3).mean(dim=1)
+    seen = _in_image(truth)
+    return (seen * surprise).mean(), DEPTHS * (seen * deeper).mean()
 
 
 def joint_maps(joints2d: Tensor, side: int) -> Tensor:
@@ -231,13 +254,30 @@ def joint_maps(joints2d: Tensor, side: int) -> Tensor:
 
     A map's sum is 1, or 0 if its joint is outside.
     """
-    centres = (2 * torch.arange(side, device=joints2d.device) + 1) / side - 1
+    centres = _centres(side, joints2d.device)
     x, y = (
         torch.softmax(-0.5 * ((part[..., None] - centres) / (SPREAD * 2 / side)) ** 2, dim=2)
         for part in joints2d.unbind(dim=2)
     )
     inside = (joints2d.abs() < 1).all(dim=2, keepdim=True)
     return inside * (y[..., :, None] * x[..., None, :]).flatten(2)
+
+
+def joints_on(maps: Tensor) -> Tensor:
+    """Return where `look`'s maps expect joints, (N, 24, 2) in the crop's [-1, 1]²."""
+    side = maps.shape[-1]
+    likely = maps[:, :, 0].float().flatten(3).softmax(dim=3).mean(dim=1).unflatten(2, (side, side))
+    centres = _centres(side, maps.device)
+    return torch.stack([likely.sum(dim=2) @ centres, likely.sum(dim=3) @ centres], dim=2)
+
+
+def _centres(side: int, device: torch.device) -> Tensor:
+    return (2 * torch.arange(side, device=device) + 1) / side - 1
+
+
+def _in_image(truth: Crops) -> Tensor:
+    """Weigh joints (N, 24) by whether the image shows them."""
+    return UNSEEN + (1 - UNSEEN) * truth.visible
 
 
 def _from_hips(joints: Tensor) -> Tensor:
