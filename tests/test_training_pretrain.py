@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from mpsnet_cli.body import load_body
+from mpsnet_cli.body import PARENTS, load_body
 from mpsnet_cli.cli import main
 from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.model.backbone import Backbone
@@ -42,6 +42,7 @@ from mpsnet_cli.training.pretrain import (
 from mpsnet_cli.training.speed import product_rate, training_flops
 from mpsnet_cli.training.student import (
     MAPS_FIRST,
+    Maps,
     PictureLearner,
     joint_maps,
     joints_on,
@@ -108,6 +109,15 @@ def truth_as_prediction(crops: Crops) -> Prediction:
     return Prediction(crops.rotmats, crops.betas, torch.tensor([[0.9, 0.0, 0.0]] * 24))
 
 
+def chained_rotations(crops: Crops) -> Tensor:
+    """Rotate each joint by all rotations from the root to it, joint by joint."""
+    chained = torch.empty_like(crops.rotmats)
+    for joint, parent in enumerate(PARENTS):
+        above = torch.eye(3) if parent < 0 else chained[:, parent]
+        chained[:, joint] = above @ crops.rotmats[:, joint]
+    return chained
+
+
 def test_a_run_from_crops_to_a_weight_file(config: PretrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
     checks = list(pretrain(config, out, report=Reporter()))
@@ -139,7 +149,7 @@ def test_training_fits_the_crops(
                    schedule=replace(config.schedule, crops=1600, sizes=(64,)))  # fmt: skip
     list(pretrain(long, tmp_path, report=Reporter()))
     rows = table(tmp_path / "metrics.csv")
-    for name, most in (("joints3d", 0.93), ("maps", 0.96), ("depths", 0.93)):
+    for name, most in (("joints3d", 0.93), ("maps", 0.96), ("depths", 0.93), ("turns", 0.96)):
         values = [value for row in rows if (value := float(row[name])) > 0]
         assert sum(values[-30:]) < most * sum(values[:30]), name
 
@@ -270,15 +280,20 @@ def test_the_truth_has_no_loss(crops: Crops) -> None:
     expected = joint_maps(crops.joints2d, side)
     hips = crops.joints3d[:, [1, 2]].mean(dim=1, keepdim=True)
     depths = (crops.joints3d - hips)[..., 2:].expand_as(expected)
-    maps = torch.stack([expected.clamp(min=1e-30).log(), depths], dim=1)
-    maps = maps.unflatten(3, (side, side))[:, None].expand(-1, 2, -1, -1, -1, -1)
+    logits, depths = (
+        part.unflatten(2, (side, side))[:, None].expand(-1, 2, -1, -1, -1)
+        for part in (expected.clamp(min=1e-30).log(), depths)
+    )
+    axes = chained_rotations(crops)[..., :2].flatten(2).mT
+    maps = Maps(logits, depths, axes[..., None, None].expand(-1, -1, -1, 8, 8))
     losses = pose_losses(truth_as_prediction(crops), body, crops)
     assert losses.joints3d < 0.01
     assert losses.pose < 0.01
     assert losses.betas == 0
-    surprise, depths_off = map_losses(maps, crops)
+    surprise, depths_off, turns_off = map_losses(maps, crops)
     assert depths_off < 1e-6
-    uniform = torch.stack([torch.zeros_like(maps[:, :, 0]), maps[:, :, 1]], dim=2)
+    assert turns_off < 1e-3
+    uniform = maps._replace(logits=torch.zeros_like(maps.logits))
     assert surprise < map_losses(uniform, crops)[0]
     moved = crops._replace(joints3d=crops.joints3d + torch.tensor([1.0, 2.0, 3.0]))
     same = pose_losses(truth_as_prediction(crops), body, moved)
@@ -295,6 +310,7 @@ def test_the_maps_learn_alone_at_first(config: PretrainConfig, crops: Crops) -> 
     losses = learner.learn(0, some)
     assert losses.maps > 0
     assert losses.depths > 0
+    assert losses.turns > 0
     assert losses[:4] == (0, 0, 0, 0)
     changed = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
     assert any(name.startswith("backbone.second") for name in changed)

@@ -177,8 +177,8 @@ class PictureSchedule:
     crops and then falls as a cosine to a hundredth.
     """
 
-    crops: int = 3_000_000
-    sizes: tuple[int, ...] = (64, 64, 64, 96, 96)
+    crops: int = 1_000_000
+    sizes: tuple[int, ...] = (64, 64, 64, 64, 96)
     batch_size: int = 32
     learning_rate: float = 7e-4
     warmup: int = 10_000

@@ -1,9 +1,9 @@
 """One step of learning from single pictures: backbone and regressor, before time comes into it.
 
-Two more heads draw maps of what layer2 and layer3 see: where each joint lies, as networks for 2D
-poses do (Newell et al., ECCV 2016), and at what depth. The layers up to there learn from them alone
-at first: what the regressor asks of layers that see nothing yet is noise, which drowns the maps.
-The heads are thrown away in the end.
+More heads draw maps of what layer2 and layer3 see: where each joint lies, as networks for 2D poses
+do (Newell et al., ECCV 2016), at what depth, and how it is turned. The layers up to there learn
+from them alone at first: what the regressor asks of layers that see nothing yet is noise, which
+drowns the maps. The heads are thrown away in the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mpsnet_cli.body import BodyModel
+from mpsnet_cli.body import PARENTS, BodyModel
 from mpsnet_cli.body.joint_sets import COMMON14_ROWS, HIPS
 from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD
 from mpsnet_cli.model.inference import DTYPES
@@ -37,6 +37,7 @@ AVERAGED_EVERY = 8
 STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
 PREDICTED_AT_ONCE = 128
 SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for one cell, a side
+TURNS_SEEN = (1024, 2)  # the same of the head for rotations
 STATE = ("student", "averaged", "optimiser")
 
 
@@ -64,9 +65,24 @@ class PictureLosses(NamedTuple):
     betas: Tensor
     maps: Tensor  # cross entropy
     depths: Tensor  # m, of joints from the midpoint of the hips, where they are on their maps
+    turns: Tensor  # Frobenius norm, of joints' axes x and y in the camera frame, likewise
 
 
-JOINTS2D, JOINTS3D, POSE, BETAS, DEPTHS = 5.0, 20.0, 2.0, 0.02, 5.0  # weights; that of maps is 1
+JOINTS2D, JOINTS3D, POSE, BETAS = 5.0, 20.0, 2.0, 0.02  # weights of losses
+MAPS, DEPTHS, TURNS = 1.0, 5.0, 1.0
+
+
+class Maps(NamedTuple):
+    """What the map heads draw of N crops of S × S.
+
+    logits: (N, 2, 24, S/4, S/4) of where joints are, by both heads
+    depths: (N, 2, 24, S/4, S/4) of joints there, m from the midpoint of the hips
+    turns: (N, 6, 24, S/8, S/8) axes x and y of joints there, camera frame
+    """
+
+    logits: Tensor
+    depths: Tensor
+    turns: Tensor
 
 
 class Student(nn.Module):
@@ -83,25 +99,28 @@ class Student(nn.Module):
         self.maps = nn.ModuleList(
             nn.Conv2d(channels, finer**2 * 2 * JOINTS, kernel_size=1) for channels, finer in SEEN
         )
+        channels, finer = TURNS_SEEN
+        self.turns = nn.Conv2d(channels, finer**2 * 6 * JOINTS, kernel_size=1)
         for name, value in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
-    def look(self, images: Tensor, trust: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """See RGB crops (N, 3, S, S) in 0..1: maps (N, 2, 2, 24, S/4, S/4), features (N, 2048).
+    def look(self, images: Tensor, trust: Tensor | None) -> tuple[Maps, Tensor | None]:
+        """See RGB crops (N, 3, S, S) in 0..1: their maps, and features (N, 2048).
 
-        Each of the two heads draws logits of where joints are, and their depths there, m. What the
-        regressor says of layer3 counts `trust` as much as it would, 0..1; with None there are no
-        features.
+        What the regressor says of layer3 counts `trust` as much as it would, 0..1; with None there
+        are no features.
         """
         seen = self.backbone.lower((images - self.mean) / self.std)
         drawn = [
             F.pixel_shuffle(head(maps), finer).unflatten(1, (2, JOINTS))
             for head, maps, (_, finer) in zip(self.maps, seen, SEEN, strict=True)
         ]
-        maps = torch.stack(drawn, dim=1)
+        logits, depths = torch.stack(drawn, dim=1).unbind(dim=2)
+        third = seen[1]
+        turns = F.pixel_shuffle(self.turns(third), TURNS_SEEN[1]).unflatten(1, (6, JOINTS))
+        maps = Maps(logits, depths, turns)
         if trust is None:
             return maps, None
-        third = seen[1]
         return maps, self.backbone.upper(trust * third + (1 - trust) * third.detach())
 
 
@@ -131,6 +150,7 @@ class PictureLearner:
                 "share": share,
             }
             for part, share in ((self.student.backbone, 1.0), (self.student.maps, 1.0),
+                                (self.student.turns, 1.0),
                                 (self.student.regressor, REGRESSOR_RATE))
             for decays in (True, False)
         ]  # fmt: skip
@@ -174,7 +194,7 @@ class PictureLearner:
         with self._autocast():
             maps, features = self._look(images, self.trust(seen))
         if features is None:
-            posed = PoseLosses(*(maps.new_zeros(()),) * 4)
+            posed = PoseLosses(*(torch.zeros((), device=self.device),) * 4)
         else:
             posed = pose_losses(self.student.regressor(features), self.body, crops)
         losses = PictureLosses(*posed, *map_losses(maps, crops))
@@ -238,15 +258,30 @@ def pose_losses(prediction: Prediction, body: BodyModel, truth: Crops) -> PoseLo
     )
 
 
-def map_losses(maps: Tensor, truth: Crops) -> tuple[Tensor, Tensor]:
-    """Weigh the maps of crops: maps and depths of PictureLosses."""
-    logits, depths = maps.float().flatten(4).unbind(dim=2)  # (N, head, J, cells)
-    expected = joint_maps(truth.joints2d, maps.shape[-1])[:, None]
-    surprise = -(expected * F.log_softmax(logits, dim=3)).sum(dim=3).mean(dim=1)
+def map_losses(maps: Maps, truth: Crops) -> tuple[Tensor, Tensor, Tensor]:
+    """Weigh the maps of crops: maps, depths and turns of PictureLosses."""
+    logits, depths, turns = (part.float().flatten(3) for part in maps)  # (N, head or 6, J, cells)
+    on_map = joint_maps(truth.joints2d, maps.logits.shape[-1])
+    surprise = -(on_map[:, None] * F.log_softmax(logits, dim=3)).sum(dim=3).mean(dim=1)
     off = (depths - _from_hips(truth.joints3d)[:, None, :, 2:]).abs()
-    deeper = (expected * off).sum(dim=3).mean(dim=1)
+    deeper = (on_map[:, None] * off).sum(dim=3).mean(dim=1)
+    axes = in_camera(truth.rotmats)[..., :2].flatten(2).mT  # (N, 6, J)
+    coarse = joint_maps(truth.joints2d, maps.turns.shape[-1])
+    turned = (coarse * _length((turns - axes[..., None]).movedim(1, 3))).sum(dim=2)
     seen = _in_image(truth)
-    return (seen * surprise).mean(), DEPTHS * (seen * deeper).mean()
+    return (
+        MAPS * (seen * surprise).mean(),
+        DEPTHS * (seen * deeper).mean(),
+        TURNS * (seen * turned).mean(),
+    )
+
+
+def in_camera(rotmats: Tensor) -> Tensor:
+    """Turn local rotations (N, 24, 3, 3) into those of each joint in the camera frame."""
+    found = list(rotmats.unbind(dim=1))
+    for joint in range(1, JOINTS):
+        found[joint] = found[PARENTS[joint]] @ found[joint]
+    return torch.stack(found, dim=1)
 
 
 def joint_maps(joints2d: Tensor, side: int) -> Tensor:
@@ -263,11 +298,11 @@ def joint_maps(joints2d: Tensor, side: int) -> Tensor:
     return inside * (y[..., :, None] * x[..., None, :]).flatten(2)
 
 
-def joints_on(maps: Tensor) -> Tensor:
-    """Return where `look`'s maps expect joints, (N, 24, 2) in the crop's [-1, 1]²."""
-    side = maps.shape[-1]
-    likely = maps[:, :, 0].float().flatten(3).softmax(dim=3).mean(dim=1).unflatten(2, (side, side))
-    centres = _centres(side, maps.device)
+def joints_on(maps: Maps) -> Tensor:
+    """Return where maps expect joints, (N, 24, 2) in the crop's [-1, 1]²."""
+    side = maps.logits.shape[-1]
+    likely = maps.logits.float().flatten(3).softmax(dim=3).mean(dim=1).unflatten(2, (side, side))
+    centres = _centres(side, likely.device)
     return torch.stack([likely.sum(dim=2) @ centres, likely.sum(dim=3) @ centres], dim=2)
 
 
