@@ -24,7 +24,7 @@ from mpsnet_cli.body.lookup import FREE_BODY_FILE
 from mpsnet_cli.body.model import BodyModel
 from mpsnet_cli.errors import BodyError
 
-FREE_BODY_SHA256 = "ad1b1a4342df335782936ce0616bf10c109cc1ebb809b2cb2420a23b3547b52a"
+FREE_BODY_SHA256 = "be8f5a327f31db59f9262846931f26a6b64af95acb2883da78c13057dba9e769"
 SMPL_KEYS = ["v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f"]
 
 # Which joints the 49 of the official release are: of 24 joints, 21 vertices, 9 regressed ones.
@@ -172,7 +172,7 @@ def test_the_free_body_is_closed_and_symmetric(free: BodyModel, arrays: BodyArra
     np.testing.assert_array_equal(mirror[mirror], np.arange(free.vertex_count))
     np.testing.assert_allclose(arrays.shapedirs[mirror] * flip[:, None], arrays.shapedirs)
     other = [JOINT_NAMES.index(swapped(name)) for name in JOINT_NAMES]
-    np.testing.assert_allclose(arrays.weights[mirror][:, other], arrays.weights, atol=2e-3)
+    np.testing.assert_allclose(arrays.weights[mirror][:, other], arrays.weights, atol=1e-6)
 
 
 def swapped(name: str) -> str:
@@ -196,7 +196,7 @@ def test_the_free_body_is_a_person(free: BodyModel, arrays: BodyArrays) -> None:
     vertices, joints = (part[0] for part in free(np.zeros((1, 72)), np.zeros((1, 10))))
     assert 1.65 < np.ptp(vertices[:, 1]) < 1.75
     np.testing.assert_allclose(arrays.weights.sum(axis=1), 1, atol=1e-6)
-    assert (arrays.weights > 0).sum(axis=1).max() <= 6
+    assert (arrays.weights > 0).sum(axis=1).max() <= 4
     place = dict(zip(JOINT_NAMES, joints, strict=True))
     np.testing.assert_allclose(place["pelvis"], 0, atol=2e-3)
     for name in JOINT_NAMES:

@@ -502,7 +502,7 @@ def test_what_run_wrote_is_read(tmp_path: Path) -> None:
     video = probe(make_clip(tmp_path / "walk.mp4", frames=6, size=(96, 128)))
     folder, manifest = run_clip(
         video,
-        tmp_path / "out",
+        tmp_path / "out" / "walk",
         Arguments(boxes="full", overlay=False, meshes=False, renderer="cpu", start=0.1),
         model=FakeModel(),  # type: ignore[arg-type]
         body=free_body(),

@@ -137,7 +137,9 @@ def steady(quaternions: Floats) -> Floats:
     return np.concatenate([quaternions[:1], quaternions[1:] * signs[..., None]])
 
 
-def stretches(times: Floats, frame_ids: NDArray[np.integer[Any]], fps: float) -> Floats:
+def stretches(
+    times: NDArray[np.float64], frame_ids: NDArray[np.integer[Any]], fps: float
+) -> NDArray[np.float64]:
     """Cut times (N,) where frames of the source were left out between two: (R, 2)."""
     holes = (np.diff(frame_ids) > 1) & (np.diff(times) > GAP / fps)
     return np.stack([times[np.append(True, holes)], times[np.append(holes, True)]], axis=1)

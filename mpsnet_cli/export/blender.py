@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mpsnet_cli import blender
-from mpsnet_cli.blender.clip import Body, Camera, Clip, Person, steady, stretches
+from mpsnet_cli.blender.clip import Body, Camera, Clip, Person, steady
 from mpsnet_cli.colours import linear_colour
 from mpsnet_cli.errors import OutputError
 from mpsnet_cli.export.stage import Performer, Stage
@@ -98,7 +98,7 @@ def _person(person: Performer, stage: Stage) -> Person:
         name=person.name,
         facts={"track_id": person.id, "gender": person.gender, "betas": person.betas.tolist()},
         times=person.times,
-        seen=stretches(person.times, person.frame_ids, stage.fps),
+        seen=person.seen(stage.fps),
         quaternions=steady(wxyz),
         transl=person.transl,
         vertices=vertices[0],

@@ -38,8 +38,9 @@ def write_glb(path: Path, stage: Stage, *, advance: Callable[[int], None]) -> No
     A person is a node, person_01, above 24 bones, and a mesh, person_01_body: the T-pose with this
     person's betas, whose vertex i is the body's vertex i. (UVs are left out: in glTF they would
     double the vertices along their seams.) The bones turn about this person's own joints. What a
-    skin in glTF lacks is SMPL's pose correctives, betas that change, and all but the four largest
-    weights of a vertex: half a millimetre on average, and several where limbs bend.
+    skin in glTF lacks is SMPL's pose correctives and betas that change: half a millimetre on
+    average, and up to 15 where limbs bend. The four largest weights of a vertex are written, which
+    are all that the free body and SMPL have.
 
     Keys are at the stage's times, of any spacing, in float32 seconds. A reader that does not
     animate shows a T-pose where the person is first. Who is not there (yet, any more, or in a gap
@@ -250,14 +251,12 @@ def _add_motion(glb: _Glb, person: Performer, bones: list[int]) -> None:
 
 def _add_visibility(glb: _Glb, person: Performer, root: int, *, end: float, fps: float) -> None:
     """Hide the person where the animation, which ends at `end`, has no frame of them."""
-    frame, times = 1 / fps, person.times
-    gaps = (np.diff(person.frame_ids) > 1) & (np.diff(times) > 1.5 * frame)
-    shown, hidden = times[np.r_[True, gaps]], times[np.r_[gaps, True]] + frame
-    keys = np.stack([shown, hidden], axis=1).ravel()
-    scales = np.tile([1.0, 0.0], len(shown))
-    if times[-1] > end - frame / 2:
+    frame = 1 / fps
+    keys = (person.seen(fps) + [0, frame]).ravel()
+    scales = np.tile([1.0, 0.0], len(keys) // 2)
+    if person.times[-1] > end - frame / 2:
         keys, scales = keys[:-1], scales[:-1]
-    if times[0] > frame / 2:
+    if person.times[0] > frame / 2:
         keys, scales = np.r_[0, keys], np.r_[0, scales]
     if len(keys) > 1:
         when = glb.add_array(keys.astype("<f4"), bounds=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsnet_cli.blender.clip import stretches
 from mpsnet_cli.body import BodyModel
 
 Floats = NDArray[np.float64]
@@ -41,6 +42,14 @@ class Performer:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    def seen(self, fps: float) -> Floats:
+        """Find the times (R, 2), s, from which and to which the person is seen without a hole.
+
+        The person is there until the frame after the second of the two, at `fps` of the stage. The
+        rule lies with the add-on for Blender, which has nothing else of this package.
+        """
+        return stretches(self.times, self.frame_ids, fps)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ GENERATOR = f"mpsnet-cli {__version__}"
 CHUNK = 256  # bodies held before they go to the file, about 25 MB
 APERTURE_WIDTH = 0.36  # tenths of a metre, which is USD's unit for it: a sensor of 36 mm
 CLIPPING_RANGE = (0.1, 1000.0)  # m
-GAP = 1.5  # frames: times farther apart, with source frames left out, have a hole between them
 
 
 def write_usd(path: Path, stage: Stage, *, advance: Callable[[int], None]) -> None:
@@ -44,7 +43,7 @@ def write_usd(path: Path, stage: Stage, *, advance: Callable[[int], None]) -> No
     """
     with _usd_errors_as_oserror():
         scene = Usd.Stage.CreateNew(str(path))
-    codes = [_time_codes(person, stage) for person in stage.people]
+    codes = [_time_codes(person.times, stage) for person in stage.people]
     _describe(scene, stage, codes)
     _add_camera(scene, stage.camera)
     _save(scene)
@@ -53,8 +52,8 @@ def write_usd(path: Path, stage: Stage, *, advance: Callable[[int], None]) -> No
         _save(scene)
 
 
-def _time_codes(person: Performer, stage: Stage) -> Floats:
-    codes = person.times * stage.fps
+def _time_codes(times: Floats, stage: Stage) -> Floats:
+    codes = times * stage.fps
     return np.rint(codes) if stage.uniform else codes
 
 
@@ -109,7 +108,7 @@ def _add_person(
     path = WORLD.AppendChild(Tf.MakeValidIdentifier(person.name))
     prim = UsdGeom.Xform.Define(scene, path).GetPrim()
     prim.SetCustomData({"track_id": person.id, "gender": person.gender})
-    _key_visibility(scene, prim, person, codes)
+    _key_visibility(scene, prim, _time_codes(person.seen(stage.fps), stage))
     _bind_material(scene, prim, person)
     variants = prim.GetVariantSets().AddVariantSet("mesh")
     variants.AddVariant("skinned")
@@ -122,11 +121,9 @@ def _add_person(
         _add_exact_body(scene, path, stage, person, codes, advance)
 
 
-def _key_visibility(scene: Usd.Stage, prim: Usd.Prim, person: Performer, codes: Floats) -> None:
-    """Hide the person before the first time, after the last, and in the track's holes."""
-    holes = (np.diff(codes) > GAP) & (np.diff(person.frame_ids) > 1)
-    appears = codes[np.append(True, holes)]
-    vanishes = codes[np.append(holes, True)] + 1
+def _key_visibility(scene: Usd.Stage, prim: Usd.Prim, seen: Floats) -> None:
+    """Hide a person who is not `seen` (R, 2), from one time code to another and a frame longer."""
+    appears, vanishes = seen[:, 0], seen[:, 1] + 1
     visibility = UsdGeom.Imageable(prim).CreateVisibilityAttr()
     visibility.Set(UsdGeom.Tokens.invisible, scene.GetStartTimeCode())
     for code in appears:

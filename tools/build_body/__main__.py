@@ -41,7 +41,7 @@ PEOPLE = 1000
 PEOPLE_AT_ONCE = 50  # 50 MB
 SEED = 11
 VERTICES = 8500  # at most
-INFLUENCES = 6  # joints that may move one vertex
+INFLUENCES = 4  # joints that may move one vertex: as in SMPL, and all that glTF carries
 SMALLEST_CORRECTIVE = 5e-5  # m
 
 
@@ -82,7 +82,7 @@ def build() -> dict[str, NDArray]:
     print(f"surface: {len(kept)} vertices, {len(faces)} faces")
 
     weights = source.skin_weights[kept] @ rig.bone_to_joint(source.bones)
-    weights = fit.skin_weights(weights, faces, mirror, most=INFLUENCES)
+    weights = fit.skin_weights(weights, faces, mirror)
     shapes = fit.shape_space(people, faces, mirror)
     joint_rows = fit.joint_regressor(people, joints, weights, mirror)
     keypoint_rows = fit.keypoint_regressor(people, keypoints, mirror)
@@ -90,8 +90,10 @@ def build() -> dict[str, NDArray]:
     landmarks = fit.landmarks(
         template, keypoint_rows, mirror, source.skin_weights[kept], source.bones
     )
-    correctives = fit.pose_correctives(template, weights, joint_rows @ template, mirror)
-    for name, place in zip(JOINT_NAMES, joint_rows @ template, strict=True):
+    rest_joints = joint_rows @ template
+    weights = fit.fewer_influences(weights, template, rest_joints, mirror, most=INFLUENCES)
+    correctives = fit.pose_correctives(template, weights, rest_joints, mirror)
+    for name, place in zip(JOINT_NAMES, rest_joints, strict=True):
         print(f"{name:14s} {place[0]:7.3f} {place[1]:7.3f} {place[2]:7.3f} m")
 
     strongest = np.argsort(-weights, axis=1, kind="stable")[:, :INFLUENCES]

@@ -52,15 +52,39 @@ def symmetric(points: NDArray, mirror: NDArray) -> NDArray:
     return 0.5 * (points + points[mirror] * flip)
 
 
-def skin_weights(weights: NDArray, faces: NDArray, mirror: NDArray, *, most: int) -> NDArray:
-    """Smooth weights (V, 24) over the surface and keep the strongest few of each vertex."""
+def skin_weights(weights: NDArray, faces: NDArray, mirror: NDArray) -> NDArray:
+    """Smooth weights (V, 24) over the surface, without those that hardly count."""
     neighbours = _adjacency(faces)
     for _ in range(SMOOTHING_STEPS):
         weights = 0.5 * (weights + neighbours @ weights)
     weights = 0.5 * (weights + weights[mirror][:, MIRRORED_JOINT])
     weights[weights < SMALLEST_WEIGHT] = 0
-    np.put_along_axis(weights, np.argsort(-weights, axis=1)[:, most:], 0, axis=1)
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def fewer_influences(
+    weights: NDArray, template: NDArray, joints: NDArray, mirror: NDArray, *, most: int
+) -> NDArray:
+    """Leave each vertex no more than `most` joints, whose weights (V, 24) still sum to 1.
+
+    Cutting off the smallest weights would crease the skin: a small share of a shoulder moves the
+    chest more than a large one of the spine. Instead a joint hands its weight to its parent or to
+    its child, as often as needed and each time where it matters least: by what the turns of the
+    lower of the two move the vertex.
+    """
+    lower, upper = np.arange(1, JOINTS), np.array(PARENTS[1:])
+    givers, takers = np.append(lower, upper), np.append(upper, lower)
+    swings = _swings(template, joints, mirror)[:, np.append(lower, lower)]
+    weights = weights.copy()
+    for own, swing in zip(weights, swings, strict=True):
+        while np.count_nonzero(own) > most:
+            loss = np.where(own[takers] > 0, own[givers] * swing, 0)
+            least = loss[loss > 0].min()
+            # Two at once in the middle of the body, where left and right matter equally.
+            for k in np.flatnonzero(np.isclose(loss, least, rtol=1e-6, atol=0)):
+                own[takers[k]] += own[givers[k]]
+                own[givers[k]] = 0
+    return weights
 
 
 def shape_space(people: NDArray, faces: NDArray, mirror: NDArray) -> NDArray:
@@ -203,6 +227,17 @@ def pose_correctives(
     other = result[mirror][:, :, MIRRORED_JOINT[1:] - 1] * np.outer(flip, flip).ravel()
     other *= flip[:, None, None]
     return (0.5 * (result + other)).reshape(len(template), 3, -1)
+
+
+def _swings(template: NDArray, joints: NDArray, mirror: NDArray) -> NDArray:
+    """Measure how far each joint's turns move each vertex: (V, 24) m, root mean square."""
+    rng = np.random.default_rng(0)
+    swings = np.zeros((len(template), JOINTS))
+    for j in range(1, JOINTS):
+        turns = _random_turns(JOINT_NAMES[j], rng).as_matrix() - np.eye(3)
+        moved = np.einsum("mij,vj->mvi", turns, template - joints[j])
+        swings[:, j] = np.sqrt((moved**2).sum(axis=2).mean(axis=0))
+    return 0.5 * (swings + swings[mirror][:, MIRRORED_JOINT])
 
 
 def _random_turns(joint: str, rng: np.random.Generator) -> Rotation:
