@@ -7,7 +7,8 @@
     ├── OutputError        exit 1   a result that cannot be written, or is in use by another run
     ├── DeviceError        exit 1   a device or precision that this machine does not have
     ├── NoPeopleFound      exit 3   the result is complete and valid, but nobody is in it
-    └── PartialResult      exit 4   the result is valid for the part of the input that could be read
+    ├── PartialResult      exit 4   the result is valid for the part of the input that could be read
+    └── SomeClipsFailed    exit 5   a batch came to its end, but not every clip of it succeeded
 
 Exit 2 is click's own, for wrong usage. Message style: what is wrong, its value, the way out.
 """
@@ -51,3 +52,9 @@ class PartialResult(MpsnetError):
     """The result is valid for the part of the input that could be read."""
 
     exit_code = 4
+
+
+class SomeClipsFailed(MpsnetError):
+    """A batch came to its end, but not every clip of it succeeded."""
+
+    exit_code = 5

@@ -1,8 +1,9 @@
 """One clip in, one result folder out.
 
 A result is worked on in `out/.clip.part` and renamed to `out/clip` when it is complete, so a folder
-of that name is always a whole one, with its manifest. If a run stops after the motions are known,
-the next run with the same input, arguments, weights and body takes them up from there.
+of that name is always a whole one, with its manifest. Beside it, the working folder keeps what the
+stages found: tracks, features, motions. If a run stops, however that be, the next one with the same
+input, arguments, weights, body and kind of device goes on from there to the very same motions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -23,10 +24,12 @@ from mpsnet_cli.body import BodyModel
 from mpsnet_cli.errors import InputError, OutputError
 from mpsnet_cli.export.obj import mesh_count, write_obj_sequence
 from mpsnet_cli.export.result import CLIP_FORMAT, MANIFEST
+from mpsnet_cli.kept import STATE, Kept
+from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Shape, Track
 from mpsnet_cli.packaged import file_sha256
-from mpsnet_cli.pipeline import reconstruct
+from mpsnet_cli.pipeline import keep_features, reconstruct
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.render import Renderer, RendererName, make_renderer
 from mpsnet_cli.render.overlay import View, write_overlay
@@ -43,9 +46,29 @@ from mpsnet_cli.tracking import (
 from mpsnet_cli.video import VideoInfo, read_frames
 from mpsnet_cli.windows import Edges
 
-STATE = "state.json"  # in an unfinished folder: what it is the beginning of
+TRACKS, MOTIONS = "tracks", "motions"  # stage results
+RESULT = "result"  # in a working folder: what is renamed in the end
 OVERLAY = "overlay.mp4"
 MESHES = "meshes"
+Existing = Literal["same", "any", "replace"]  # see run_clip
+State = Literal["new", "partial", "done", "other"]  # see state_of
+
+WHOLE: dict[str, Any] = {  # what whoever reads a manifest may count on
+    "tool": {"version": str},
+    "input": dict,
+    "arguments": dict,
+    "weights": {"name": str, "sha256": str, "trained": bool},
+    "body": {"name": str},
+    "detector": dict,
+    "video": {"width": int, "height": int, "fps": float, "frame_count": int},
+    "device": {"name": str, "precision": str},
+    "complete": bool,
+    "frames": int,
+    "people": [{"id": int, "file": str}],
+    "seconds": dict,
+    "frames_per_second": float,
+    "warnings": [str],
+}
 DRAWING = {"overlay", "view", "renderer", "meshes", "mesh_every"}  # arguments no motion depends on
 
 
@@ -74,47 +97,47 @@ class Arguments:
 
 def run_clip(
     video: VideoInfo,
-    out: Path,
+    folder: Path,
     arguments: Arguments,
     *,
     model: Model,
     body: BodyModel,
-    overwrite: bool = False,
+    existing: Existing = "same",
+    patience: float = 0.0,
+    prepared: bool = False,
     report: Reporter,
 ) -> tuple[Path, dict[str, Any]]:
-    """Reconstruct one clip and write its result folder; return the folder and its manifest.
+    """Reconstruct one clip and write its result to `folder`; return that and the manifest.
 
-    A finished result of the same job is returned as it is. Raises InputError for a clip or boxes
-    file that cannot be used, and OutputError if the folder cannot be written, is in use by another
-    run, or holds the result of a different job and `overwrite` is False.
+    A finished result that is there already is kept and returned if it is of the same job, with
+    `existing="any"` whatever it was made with, and with "replace" it is replaced. `patience` is how
+    long, s, another run may take to let go of the folder. What `keep_tracks` and `keep_share` have
+    `prepared` is taken up. Raises InputError for a clip or boxes file that cannot be used, and
+    OutputError if the folder cannot be written, is in use by another run, holds what is no result,
+    or holds that of a different job.
     """
-    path = video.path
     frames = len(video.frame_range(arguments.start, arguments.end))
     detector = None if arguments.boxes else find_detector(arguments.detector, report=report)
-    identity = {
-        "tool": {"name": "mpsnet-cli", "version": __version__},
-        "input": {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)},
-        "arguments": {**dataclasses.asdict(arguments), "people": list(arguments.people)},
-        "weights": {
-            "name": model.weights.name,
-            "sha256": model.weights.sha256,
-            "trained": model.weights.trained,
-        },
-        "body": {"name": body.name, "sha256": body.sha256},
-        "detector": _detector_facts(arguments.boxes, detector),
-    }
-    folder = out / _folder_name(path)
-    with _working_folder(folder, report) as part:
-        if finished := _finished(folder, identity, overwrite=overwrite):
+    wanted = identity(video, arguments, weights=model.weights, body=body, detector=detector)
+    with _working_folder(folder, report, patience) as part:
+        if finished := _finished(folder, wanted, existing):
+            if not (part / STATE).exists() or _is_begun(part, wanted):
+                shutil.rmtree(part, ignore_errors=True)  # its run was killed after it had finished
             report.warn(f"{folder} is finished already and left alone; --overwrite does it anew.")
             return folder, finished
         renderer = make_renderer(arguments.renderer, body.faces, report=report)
-        motions = _motions(part, video, identity, arguments, detector, model, body, report)
-        files = _draw(part, video, motions, arguments, body, renderer, report)
+        kept = Kept(part, _job_of(wanted, model), report, prepared=prepared)
+        motions = _motions(kept, video, arguments, detector, model, body, report)
+        result = part / RESULT
+        shutil.rmtree(result, ignore_errors=True)  # what a stopped run was drawing
+        result.mkdir(parents=True)
+        for motion in motions:
+            motion.save(result / f"{motion.name}.npz")
+        files = _draw(result, video, motions, arguments, body, renderer, report)
         seconds = sum(report.seconds.values())
         manifest = {
             "format": CLIP_FORMAT,
-            **identity,
+            **wanted,
             "video": _video_facts(video),
             "device": {"name": str(model.device), "precision": model.precision},
             "complete": not report.losses,
@@ -125,10 +148,135 @@ def run_clip(
             "frames_per_second": round(frames / seconds, 2),
             "warnings": report.warnings,
         }
-        (part / STATE).unlink()
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _publish(part, folder)
+        (result / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _publish(result, folder)
+        shutil.rmtree(part)
     return folder, manifest
+
+
+def keep_tracks(
+    video: VideoInfo,
+    folder: Path,
+    arguments: Arguments,
+    *,
+    model: Model,
+    body: BodyModel,
+    existing: Existing = "same",
+    patience: float = 0.0,
+    report: Reporter,
+) -> dict[str, Any] | None:
+    """Find the people of a clip, before several processes share its features.
+
+    Everything is as in `run_clip`, which comes last and finds all of it kept. Returns the job that
+    `keep_share` needs to know, None where there is nothing to share.
+    """
+    detector = None if arguments.boxes else find_detector(arguments.detector, report=report)
+    wanted = identity(video, arguments, weights=model.weights, body=body, detector=detector)
+    with _working_folder(folder, report, patience) as part:
+        if _finished(folder, wanted, existing):
+            return None
+        job = _job_of(wanted, model)
+        kept = Kept(part, job, report)
+        tracks = kept.once(
+            TRACKS, Track, lambda: _tracks(video, arguments, detector, model, report)
+        )
+        return None if kept.has(MOTIONS) or not tracks else job
+
+
+def keep_share(
+    video: VideoInfo,
+    folder: Path,
+    arguments: Arguments,
+    job: dict[str, Any],
+    *,
+    model: Model,
+    share: int,
+    of: int,
+    report: Reporter,
+) -> None:
+    """Compute one of the shares of a clip's features, after `keep_tracks` and before `run_clip`.
+
+    Those are the features that `run_clip` would compute, of the very same groups of crops, so its
+    result is the one that it would have without, to the last byte: where shares meet, nothing is
+    blended and no seam can be seen. Shares may be computed at once, on several machines that see
+    the folder; on a device of another kind, whose last bits may differ, nothing is computed.
+    """
+    if job["device"] != _device_facts(model):
+        return
+    kept = Kept(part_of(folder), job, report, prepared=True)
+    if not kept.has(TRACKS):
+        return  # the job has ended meanwhile
+    try:
+        keep_features(
+            video,
+            model,
+            tracks=kept.once(TRACKS, Track, list),
+            start=arguments.start,
+            end=arguments.end,
+            edges=arguments.edges,
+            kept=kept,
+            share=share,
+            of=of,
+            report=report,
+        )
+    except OSError as error:
+        raise OutputError(
+            f"Features cannot be kept in {kept.folder}: {error.strerror or error}."
+        ) from error
+
+
+def folder_name(path: Path) -> str:
+    """Name a clip's folder after it: the stem, unless that is no name, as in "..mp4"."""
+    return path.name if path.stem.strip(".") == "" else path.stem
+
+
+def identity(
+    video: VideoInfo | None,
+    arguments: Arguments,
+    *,
+    weights: WeightsInfo,
+    body: BodyModel,
+    detector: Path | None,
+) -> dict[str, Any]:
+    """Say what a result is of: the part of its manifest that two results of one job share.
+
+    `detector` is the file, None where boxes take its place. Without `video`, nothing is said of the
+    input. Raises InputError where the file of the boxes is missing.
+    """
+    return {
+        "tool": {"name": "mpsnet-cli", "version": __version__},
+        **({"input": _input_facts(video.path)} if video else {}),
+        "arguments": {**dataclasses.asdict(arguments), "people": list(arguments.people)},
+        "weights": {"name": weights.name, "sha256": weights.sha256, "trained": weights.trained},
+        "body": {"name": body.name, "sha256": body.sha256},
+        "detector": _detector_facts(arguments.boxes, detector),
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a finished result, {} where there is none, or none of this version."""
+    manifest = _read_json(folder / MANIFEST)
+    return manifest if manifest.get("format") == CLIP_FORMAT and _has(manifest, WHOLE) else {}
+
+
+def part_of(folder: Path) -> Path:
+    """Name the folder that a result is worked on in."""
+    return folder.with_name(f".{folder.name}.part")
+
+
+def state_of(folder: Path, identity: dict[str, Any]) -> State:
+    """Tell how far the job of this identity is in a result folder, without touching anything.
+
+    "done": finished; "partial": stage results of it are kept; "other": something else is there,
+    be it the result of another job; "new": nothing of it.
+    """
+    if folder.exists():
+        return "other" if _differences(read_manifest(folder), identity) else "done"
+    return "partial" if _is_begun(part_of(folder), identity) else "new"
+
+
+def _input_facts(path: Path) -> dict[str, Any]:
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _detector_facts(boxes: str | None, detector: Path | None) -> dict[str, str]:
@@ -144,29 +292,26 @@ def _detector_facts(boxes: str | None, detector: Path | None) -> dict[str, str]:
     return {"boxes": file.name, "sha256": file_sha256(file)}
 
 
-def _folder_name(path: Path) -> str:
-    """Name a clip's folder after it: the stem, unless that is no name, as in "..mp4"."""
-    return path.name if path.stem.strip(".") == "" else path.stem
-
-
 @contextmanager
-def _working_folder(folder: Path, report: Reporter) -> Iterator[Path]:
+def _working_folder(folder: Path, report: Reporter, patience: float) -> Iterator[Path]:
     """Lock a result and give the folder to work in; a failure leaves only what can be resumed.
 
-    Errors of the file system become OutputError.
+    `patience` is how long, s, to wait for the lock. Errors of the file system become OutputError.
     """
-    part = folder.with_name(f".{folder.name}.part")
+    part = part_of(folder)
     lock = folder.with_name(f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=patience):
             try:
                 yield part
-            finally:
+            except BaseException:
                 if (part / STATE).exists():
-                    report.warn(f"{part} keeps the motions: the same command goes on from there.")
+                    report.warn(f"{part} keeps the work: the same command goes on from there.")
                 elif part.is_dir():
                     shutil.rmtree(part)
+                raise
+            finally:
                 with suppress(OSError):  # Windows keeps a file that is open
                     lock.unlink()
     except Timeout as error:
@@ -180,18 +325,19 @@ def _working_folder(folder: Path, report: Reporter) -> Iterator[Path]:
         ) from error
 
 
-def _finished(folder: Path, identity: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """Return the manifest of a result that is already there, if it is of the same job."""
+def _finished(folder: Path, identity: dict[str, Any], existing: Existing) -> dict[str, Any] | None:
+    """Return the manifest of a result that is already there, if it is to be kept."""
     if not folder.exists():
         return None
-    manifest = _read_json(folder / MANIFEST)
-    if manifest.get("format") != CLIP_FORMAT:
+    manifest = read_manifest(folder)
+    if not manifest:
         raise OutputError(
-            f"{folder} exists and is no result of this version: move it away or pass another --out."
+            f"{folder} exists and is no sound result of this version: move it away or pass another "
+            "--out."
         )
-    if overwrite:
+    if existing == "replace":
         return None
-    if differing := _differences(manifest, identity):
+    if existing == "same" and (differing := _differences(manifest, identity)):
         raise OutputError(
             f"{folder} holds a finished result with another {', '.join(differing)}: "
             "pass --overwrite to replace it, or another --out."
@@ -208,57 +354,62 @@ def _differences(found: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     return [key for key in identity if essence(found.get(key)) != essence(identity[key])]
 
 
+def _of_motions(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return that part of an identity which motions depend on."""
+    arguments = {k: v for k, v in identity["arguments"].items() if k not in DRAWING}
+    source = {k: v for k, v in identity["input"].items() if k != "path"}
+    return {**identity, "arguments": arguments, "input": source}
+
+
+def _is_begun(part: Path, identity: dict[str, Any]) -> bool:
+    """Whether a working folder keeps stage results of this job."""
+    state = _read_json(part / STATE)
+    return bool(state) and not _differences(state, _of_motions(identity))
+
+
+def _device_facts(model: Model) -> dict[str, str]:
+    """Say what the last bits of features depend on."""
+    return {"type": model.device.type, "precision": model.precision}
+
+
+def _job_of(identity: dict[str, Any], model: Model) -> dict[str, Any]:
+    """Say what stage results are of."""
+    return {**_of_motions(identity), "device": _device_facts(model)}
+
+
 def _motions(
-    part: Path,
+    kept: Kept,
     video: VideoInfo,
-    identity: dict[str, Any],
     arguments: Arguments,
     detector: Path | None,
     model: Model,
     body: BodyModel,
     report: Reporter,
 ) -> list[Motion]:
-    """Reconstruct the people, or take them up from an interrupted run of the same job."""
-    arguments_of_motions = {k: v for k, v in identity["arguments"].items() if k not in DRAWING}
-    identity = {**identity, "arguments": arguments_of_motions}
-    state = _read_json(part / STATE)
-    if state and not _differences(state, identity):
-        report.warn("An interrupted run is continued: its motions are taken up.")
-        for sentence in state["losses"]:
-            report.lose(sentence)
-        _keep_only(part, {STATE, *state["motions"]})
-        return [Motion.load(part / name) for name in state["motions"]]
-    shutil.rmtree(part, ignore_errors=True)
-    motions = reconstruct(
-        video,
-        model,
-        body=body,
-        tracks=_tracks(video, arguments, detector, model, report),
-        start=arguments.start,
-        end=arguments.end,
-        focal_length=arguments.focal_length,
-        smooth=arguments.smooth,
-        shape=arguments.shape,
-        edges=arguments.edges,
-        report=report,
-    )
-    part.mkdir()
-    for motion in motions:
-        motion.save(part / f"{motion.name}.npz")
-    names = [f"{motion.name}.npz" for motion in motions]
-    (part / STATE).write_text(json.dumps({**identity, "motions": names, "losses": report.losses}))
+    """Reconstruct the people, going on from what is kept of the same job."""
+
+    def find() -> list[Track]:
+        return _tracks(video, arguments, detector, model, report)
+
+    def work() -> list[Motion]:
+        return reconstruct(
+            video,
+            model,
+            body=body,
+            tracks=kept.once(TRACKS, Track, find),
+            start=arguments.start,
+            end=arguments.end,
+            focal_length=arguments.focal_length,
+            smooth=arguments.smooth,
+            shape=arguments.shape,
+            edges=arguments.edges,
+            kept=kept,
+            report=report,
+        )
+
+    motions = kept.once(MOTIONS, Motion, work)
+    kept.drop_features()
     return motions
-
-
-def _keep_only(folder: Path, names: set[str]) -> None:
-    """Remove what a stopped run was drawing."""
-    for path in folder.iterdir():
-        if path.name in names:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _tracks(
@@ -357,9 +508,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _has(value: Any, shape: Any) -> bool:
+    """Whether decoded JSON has all that `shape` names, each of its type."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(_has(value.get(k), s) for k, s in shape.items())
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_has(item, shape[0]) for item in value)
+    return isinstance(value, int | float if shape is float else shape)
+
+
 def _publish(part: Path, folder: Path) -> None:
     """Put a complete folder in place under its final name, replacing an older one."""
     old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

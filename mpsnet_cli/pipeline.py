@@ -5,17 +5,23 @@ has ended (its box is smoothed over time, its fragments joined, false ones dropp
 frames meanwhile would cost memory in proportion to the clip, while decoding is a few hundredths of
 the work. With given boxes the first pass falls away. Features live only as long as a coming window
 needs them, so memory does not grow with the length of the clip beyond the parameters themselves.
+
+The backbone is nearly all of the work, and so its features are what a continuation finds kept. All
+else is done again: the same crops are cut and go together in the same groups, on which the last
+bits of features may depend, so that an interruption leaves no trace in the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mpsnet_cli.body import BodyModel, load_body
 from mpsnet_cli.crops import crop_image, square_boxes
@@ -26,6 +32,7 @@ from mpsnet_cli.geometry import (
     project,
     weak_to_perspective,
 )
+from mpsnet_cli.kept import Kept
 from mpsnet_cli.model.config import MPSNetConfig
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.model.regressor import Prediction
@@ -52,14 +59,16 @@ def reconstruct(
     smooth: float = DEFAULT_STRENGTH,
     shape: Shape = "person",
     edges: Edges = "hold",
+    kept: Kept | None = None,
     report: Reporter | None = None,
 ) -> list[Motion]:
     """Reconstruct the body motion of everyone in a clip.
 
     `tracks` says where the people are; without it they are detected and tracked with the default
     detector. `start` and `end` are seconds of the clip. `focal_length`, px, is the image diagonal
-    if not given. `smooth` is 0..1, see `smooth_motion`. Returns one Motion for each track, in the
-    order of the tracks; people of whom no frame lies in the range are left out.
+    if not given. `smooth` is 0..1, see `smooth_motion`. `kept`, of a job with this clip and model,
+    is where features are kept and taken from. Returns one Motion for each track, in the order of
+    the tracks; people of whom no frame lies in the range are left out.
     """
     report = report or Reporter()
     video = video if isinstance(video, VideoInfo) else probe(Path(video))
@@ -73,8 +82,15 @@ def reconstruct(
         )
     with report.stage("reconstruct", total=sum(len(track) for track in tracks)) as advance:
         people = _predict(
-            read_frames(video, start=start, end=end, report=report), tracks, model, edges, advance
+            read_frames(video, start=start, end=end, report=report),
+            tracks,
+            model,
+            edges,
+            kept,
+            advance,
         )
+    if kept:
+        report.seconds["reconstruct"] += kept.spared
     if people and not _speaks(model, body):
         report.warn(
             f"The weights were trained for the body {model.config.body}; on {body.name} their "
@@ -87,6 +103,32 @@ def reconstruct(
             motions.append(_with_joints(smooth_motion(raw, smooth), body))
             advance(1)
     return motions
+
+
+def keep_features(
+    video: VideoInfo,
+    model: Model,
+    *,
+    tracks: Sequence[Track],
+    start: float | None = None,
+    end: float | None = None,
+    edges: Edges = "hold",
+    kept: Kept,
+    share: int,
+    of: int,
+    report: Reporter,
+) -> None:
+    """Run the backbone over one share of a clip, where `reconstruct` will find the features.
+
+    Every `of`-th of the groups of crops that `reconstruct` makes is in a share, from group number
+    `share` on. All frames are decoded, as those before a group decide where it begins.
+    """
+    with report.stage("reconstruct", total=sum(len(track) for track in tracks)) as advance:
+        frames = read_frames(video, start=start, end=end, report=report)
+        people, frames = _people(frames, tracks, model, edges)
+        for group in _groups(frames, people, model.config, share=share, of=of):
+            group.features(model, kept)
+            advance(len(group.crops))
 
 
 def _speaks(model: Model, body: BodyModel) -> bool:
@@ -112,18 +154,13 @@ class _Person:
         self.features = torch.empty(0, model.config.feature_dim)
         self.first = 0  # the row that features[0] belongs to
 
-    def crops(self, frame: Frame, config: MPSNetConfig) -> Iterator[NDArray[np.uint8]]:
-        """Cut the person out of a frame: a crop for each row of the track up to this frame."""
+    def boxes(self, frame: Frame) -> Iterator[NDArray[np.float32]]:
+        """Say where to cut the person out of a frame: for each row of the track up to it."""
         for row in range(len(self.times), int(np.searchsorted(self.track.frames, frame.index + 1))):
             self.times.append(frame.time if self.track.frames[row] == frame.index else np.nan)
-            yield crop_image(
-                frame.image,
-                self.crop_boxes[row],
-                size=config.crop_size,
-                antialias=config.antialias,
-            )
+            yield self.crop_boxes[row]
 
-    def add(self, features: torch.Tensor, model: Model, *, last: bool = False) -> None:
+    def add(self, features: Tensor, model: Model, *, last: bool = False) -> None:
         """Take the features (n, 2048) of the next rows; predict every row that is now complete.
 
         After the last features, windows that still miss frames (a clip cut short) hold the last.
@@ -148,46 +185,83 @@ class _Person:
         return self.track.select(read), np.array(self.times)[read], Prediction(*values)
 
 
-def _predict(
+@dataclass
+class _Group:
+    """Crops that go through the backbone together."""
+
+    owners: list[_Person] = field(default_factory=list)
+    places: list[tuple[float, ...]] = field(default_factory=list)  # frame and box
+    crops: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def features(self, model: Model, kept: Kept | None) -> Tensor:
+        """Run the backbone, unless its features (n, 2048) are kept already."""
+
+        def compute() -> NDArray[np.float32]:
+            return model.features(np.stack(self.crops)).numpy()
+
+        return torch.from_numpy(kept.features(self.places, compute) if kept else compute())
+
+
+def _people(
+    frames: Iterator[Frame], tracks: Sequence[Track], model: Model, edges: Edges
+) -> tuple[list[_Person], Iterator[Frame]]:
+    """Return who is to be seen from the first frame on, and the frames again."""
+    if (first := next(frames, None)) is None:
+        return [], frames
+    seen = [(track, track.frames >= first.index) for track in tracks]
+    people = [_Person(t.select(rows), model, edges) for t, rows in seen if rows.any()]
+    return people, chain([first], frames)
+
+
+def _groups(
     frames: Iterable[Frame],
+    people: Sequence[_Person],
+    config: MPSNetConfig,
+    *,
+    share: int = 0,
+    of: int = 1,
+) -> Iterator[_Group]:
+    """Gather the crops of all people over the frames; yield every `of`-th group, cut out."""
+    final = max((int(person.track.frames[-1]) for person in people), default=-1)
+    group, number = _Group(), 0
+    for frame in frames:
+        if frame.index > final:
+            break
+        for person in people:
+            for box in person.boxes(frame):
+                group.owners.append(person)
+                group.places.append((frame.index, *box.tolist()))
+                if number % of == share:
+                    size, antialias = config.crop_size, config.antialias
+                    group.crops.append(crop_image(frame.image, box, size=size, antialias=antialias))
+        if len(group.owners) >= CROPS_AT_ONCE:
+            if group.crops:
+                yield group
+            group, number = _Group(), number + 1
+    if group.crops:
+        yield group
+
+
+def _predict(
+    frames: Iterator[Frame],
     tracks: Sequence[Track],
     model: Model,
     edges: Edges,
+    kept: Kept | None,
     advance: Callable[[int], None],
 ) -> list[tuple[Track, NDArray[np.float64], Prediction]]:
     """Run crops, backbone, temporal encoder and regressor over the frames.
 
     Return for each person who was read at all the track, the times (N,), s, and the predictions.
     """
-    people: list[_Person] = []
-    crops: list[NDArray[np.uint8]] = []
-    owners: list[_Person] = []
-
-    def flush() -> None:
-        features = model.features(np.stack(crops))
+    people, frames = _people(frames, tracks, model, edges)
+    for group in _groups(frames, people, model.config):
+        features = group.features(model, kept)
         for person in people:
-            rows = [row for row, owner in enumerate(owners) if owner is person]
+            rows = [row for row, owner in enumerate(group.owners) if owner is person]
             if rows:
                 person.add(features[rows], model)
-        advance(len(crops))
-        crops.clear()
-        owners.clear()
-
-    final = max((int(track.frames[-1]) for track in tracks), default=-1)
-    for frame in frames:
-        if frame.index > final:
-            break
-        if not people:
-            seen = [(track, track.frames >= frame.index) for track in tracks]
-            people = [_Person(t.select(rows), model, edges) for t, rows in seen if rows.any()]
-        for person in people:
-            for crop in person.crops(frame, model.config):
-                crops.append(crop)
-                owners.append(person)
-        if len(crops) >= CROPS_AT_ONCE:
-            flush()
-    if crops:
-        flush()
+        advance(len(group.crops))
     return [person.finish(model) for person in people if np.isfinite(person.times).any()]
 
 

@@ -69,7 +69,7 @@ def make_clip(
         if rotation:
             video.set_display_rotation(rotation)
         seconds = float(len(pictures) / fps) if times is None else times[-1] + float(1 / fps)
-        packets = _sound(container, audio, audio_start, seconds, clicks) if audio else []
+        packets = sound_packets(container, audio, audio_start, seconds, clicks) if audio else []
         for k, image in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(
                 format=pix_fmt,
@@ -84,13 +84,14 @@ def make_clip(
     return path
 
 
-def _sound(
+def sound_packets(
     container: av.container.OutputContainer,
     codec: str,
     start: float,
     seconds: float,
     clicks: Sequence[float],
 ) -> list[av.Packet]:
+    """Add a track of sound to a clip, and return what is to be muxed."""
     stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
     sound = click_track(seconds, clicks)[round(start * SAMPLE_RATE) :]
     frame = av.AudioFrame.from_ndarray(sound[None], format="s16", layout="mono")

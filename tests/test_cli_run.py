@@ -74,8 +74,8 @@ def test_defaults_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
         "load_model": ((None,), {"device": "auto", "precision": "auto", "batch_size": None}),
         "load_body": ((None,), {"path": None, "gender": "neutral", "device": "some device"}),
         "run_clip": (
-            ("the clip", Path("out"), Arguments()),
-            {"model": wired.model, "body": wired.body, "overwrite": False},
+            ("the clip", Path("out/clip"), Arguments()),
+            {"model": wired.model, "body": wired.body, "existing": "same"},
         ),
     }
     assert "8.0 frames/s" in result.stdout
@@ -117,8 +117,8 @@ def test_options_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert wired.calls["load_model"] == (("w",), model)
     assert wired.calls["load_body"] == (("smpl",), body)
-    assert wired.calls["run_clip"][0] == ("the clip", Path("there"), arguments)
-    assert wired.calls["run_clip"][1]["overwrite"] is True
+    assert wired.calls["run_clip"][0] == ("the clip", Path("there/c"), arguments)
+    assert wired.calls["run_clip"][1]["existing"] == "replace"
 
 
 def test_quiet_prints_the_folder_and_json_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_exit_codes(
     "arguments",
     [
         (),
-        ("a.mp4", "b.mp4"),
+        ("a.mp4", "b.mp4", "--boxes", "people.csv"),
         ("c.mp4", "--smooth", 2),
         ("c.mp4", "--mesh-every", 0),
         ("c.mp4", "--focal-length", "nan"),

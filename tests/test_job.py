@@ -4,7 +4,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import av
 import numpy as np
@@ -17,7 +17,7 @@ from filelock import FileLock
 from mpsnet_cli import job
 from mpsnet_cli.body import load_body
 from mpsnet_cli.errors import InputError, OutputError
-from mpsnet_cli.job import Arguments, run_clip
+from mpsnet_cli.job import Arguments, Existing, folder_name, read_manifest, run_clip, state_of
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
@@ -33,17 +33,17 @@ def run(
     out: Path,
     arguments: Arguments = FULL,
     *,
-    overwrite: bool = False,
+    existing: Existing = "same",
     report: Reporter | None = None,
 ) -> tuple[Path, dict[str, Any], Reporter]:
     report = report or Reporter()
     folder, manifest = run_clip(
         probe(path),
-        out,
+        out / folder_name(path),
         arguments,
         model=FakeModel(),  # type: ignore[arg-type]
         body=BODY,
-        overwrite=overwrite,
+        existing=existing,
         report=report,
     )
     return folder, manifest, report
@@ -121,7 +121,7 @@ def test_parts_can_be_left_out(clip: Path, out: Path) -> None:
     assert files(folder) == {"clip.json", "person_01.npz", *names}
     assert manifest["overlay"] is None
     assert manifest["frames"] == 8
-    folder, _, _ = run(clip, out, replace(FULL, meshes=False), overwrite=True)
+    folder, _, _ = run(clip, out, replace(FULL, meshes=False), existing="replace")
     assert files(folder) == {"clip.json", "person_01.npz", "overlay.mp4"}
 
 
@@ -131,8 +131,11 @@ def test_a_finished_result_is_left_alone(
     _, first, _ = run(clip, out)
     monkeypatch.setattr(job, "reconstruct", None)  # calling it would fail
     clip.touch()
+    (out / ".clip.part").mkdir()
+    (out / ".clip.part" / "motions").touch()  # as a kill at the very end would leave it
     _, again, report = run(clip, out)
     assert again == first
+    assert not (out / ".clip.part").exists()
     assert "finished already" in report.warnings[0]
 
 
@@ -142,21 +145,48 @@ def test_a_different_job_needs_overwrite(clip: Path, out: Path) -> None:
     with pytest.raises(OutputError, match=r"another arguments.*--overwrite"):
         run(clip, out, replace(FULL, smooth=0.5))
     assert files(out) == before
-    _, manifest, _ = run(clip, out, replace(FULL, smooth=0.5, meshes=False), overwrite=True)
+    _, manifest, _ = run(clip, out, replace(FULL, smooth=0.5, meshes=False), existing="replace")
     assert manifest["arguments"]["smooth"] == 0.5
     assert files(out) == {"clip/clip.json", "clip/person_01.npz", "clip/overlay.mp4"}
     make_clip(clip, frames=3)
     with pytest.raises(OutputError, match="another input"):
         run(clip, out, replace(FULL, smooth=0.5, meshes=False))
+    assert run(clip, out, existing="any")[1] == manifest
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_someone_else_is_never_touched(clip: Path, out: Path, overwrite: bool) -> None:
+@pytest.mark.parametrize("existing", get_args(Existing))
+def test_a_folder_of_someone_else_is_never_touched(
+    clip: Path, out: Path, existing: Existing
+) -> None:
     (out / "clip").mkdir(parents=True)
     (out / "clip" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="no result of this version"):
-        run(clip, out, overwrite=overwrite)
+    with pytest.raises(OutputError, match="no sound result of this version"):
+        run(clip, out, existing=existing)
     assert files(out) == {"clip/thesis.txt"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"people": "many"},
+        {"people": [{"id": 1}]},
+        {"video": {"fps": "fast"}},
+        {"seconds": None},
+        {"warnings": [3]},
+        {"frames_per_second": []},
+        {"format": "mpsnet-clip/0"},
+    ],
+)
+def test_a_damaged_manifest_is_not_believed(
+    clip: Path, out: Path, damage: dict[str, object]
+) -> None:
+    folder, manifest, _ = run(clip, out, replace(FULL, overlay=False, meshes=False))
+    assert read_manifest(folder) == manifest
+    (folder / "clip.json").write_text(json.dumps({**manifest, **damage}))
+    assert read_manifest(folder) == {}
+    assert state_of(folder, manifest) == "other"
+    with pytest.raises(OutputError, match="no sound result"):
+        run(clip, out, existing="any")
 
 
 def stop(*_: Any, **__: Any) -> None:
@@ -173,10 +203,11 @@ def test_an_interrupted_run_is_continued(
             run(clip, out, report=report)
     assert "the same command goes on from there" in report.warnings[-1]
     assert not (out / "clip").exists()
-    assert files(out) == {".clip.part/state.json", ".clip.part/person_01.npz"}
-    (out / ".clip.part" / ".overlay.mp4-abc").mkdir()  # as a kill would leave it
+    kept = {"state.json", "tracks", "motions", "result/person_01.npz"}
+    assert files(out) == {f".clip.part/{name}" for name in kept}
+    (out / ".clip.part" / "result" / ".overlay.mp4-abc").mkdir()  # as a kill would leave it
     with monkeypatch.context() as patch:
-        patch.setattr(job, "reconstruct", None)
+        patch.setattr(job, "reconstruct", None)  # calling it would fail
         folder, manifest, report = run(clip, out)
     assert not list(folder.glob(".*"))
     assert manifest["complete"]
@@ -195,7 +226,7 @@ def test_other_drawings_continue_from_the_same_motions(
         patch.setattr(job, "write_obj_sequence", stop)
         with pytest.raises(KeyboardInterrupt):
             run(clip, out)
-    assert (out / ".clip.part" / "overlay.mp4").exists()
+    assert (out / ".clip.part" / "result" / "overlay.mp4").exists()
     monkeypatch.setattr(job, "reconstruct", None)
     folder, _, _ = run(clip, out, replace(FULL, overlay=False, mesh_every=6))
     meshes = {f"meshes/person_01/{index:06d}.obj" for index in (0, 6)}
@@ -210,17 +241,17 @@ def test_an_interrupted_run_of_another_job_is_not_continued(
         with pytest.raises(KeyboardInterrupt):
             run(clip, out)
     _, _, report = run(clip, out, replace(FULL, end=0.3))
-    assert not report.warnings
+    assert ["nothing of it is used" in sentence for sentence in report.warnings] == [True]
     assert Motion.load(out / "clip" / "person_01.npz").frame_ids.tolist() == list(range(8))
 
 
 def test_an_early_failure_leaves_nothing(
     clip: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "reconstruct", stop)
+    monkeypatch.setattr(job, "_tracks", stop)
     with pytest.raises(KeyboardInterrupt):
         run(clip, out)
-    assert files(out) == set()
+    assert list(out.iterdir()) == []
 
 
 def test_a_full_disk_is_an_output_error(
@@ -229,10 +260,10 @@ def test_a_full_disk_is_an_output_error(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Motion, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match=r"cannot be written to .*clip: No space left"):
         run(clip, out)
-    assert files(out) == set()
+    assert list(out.iterdir()) == []
 
 
 def test_an_output_folder_that_is_a_file(clip: Path, tmp_path: Path) -> None:

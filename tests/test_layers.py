@@ -16,14 +16,14 @@ from mpsnet_cli.cli import COMMANDS
 PACKAGE = ROOT / "mpsnet_cli"
 LAYERS = [
     {"_version", "errors", "progress", "geometry", "windows", "colours"},
-    {"npz", "unpickling", "packaged", "blender"},
+    {"npz", "unpickling", "packaged", "blender", "kept"},
     {"motion", "video"},
     {"model", "body", "crops"},
     {"posing", "weights", "tracking", "smoothing", "datasets"},
     {"render", "export"},
     {"pipeline", "synth"},
     {"job", "attention", "features", "evaluation"},
-    {"training"},
+    {"training", "batch", "doctor"},
     {"cli"},
     {"__main__"},
 ]

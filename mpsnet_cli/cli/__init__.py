@@ -10,6 +10,7 @@ from mpsnet_cli._version import __version__
 
 COMMANDS = (
     "run",
+    "batch",
     "export",
     "weights",
     "eval",
@@ -19,6 +20,7 @@ COMMANDS = (
     "features",
     "synth",
     "attention",
+    "doctor",
 )
 
 

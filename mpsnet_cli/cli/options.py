@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from mpsnet_cli.export import EXPORTERS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
@@ -44,6 +47,8 @@ class Formats(click.ParamType):
                 )
         return tuple(names)
 
+
+SECONDS = FiniteRange(min=0)
 
 config = click.argument("config", type=click.Path(path_type=Path))
 run_folder = click.option(
@@ -117,3 +122,114 @@ json_events = click.option(
 quiet = click.option(
     "--quiet", "-q", "style", flag_value="quiet", help="Print only the result folder."
 )
+
+_OF_RUN = (
+    click.option(
+        "--out",
+        "-o",
+        type=click.Path(path_type=Path),
+        default="out",
+        show_default=True,
+        help="Folder for results; a clip's go to OUT/<its name>/.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace a finished result."),
+    click.option(
+        "--resume-any", is_flag=True, help="Keep a finished result whatever it was made with."
+    ),
+    click.option("--start", type=SECONDS, help="Begin here, in seconds."),
+    click.option("--end", type=SECONDS, help="Stop here, in seconds."),
+    weights,
+    body,
+    gender,
+    smpl_path,
+    device,
+    precision,
+    batch_size,
+    detector,
+    click.option(
+        "--tracker",
+        type=click.Choice(["bytetrack", "botsort"]),
+        default="bytetrack",
+        show_default=True,
+    ),
+    boxes,
+    click.option(
+        "--min-frames",
+        type=click.IntRange(min=1),
+        default=25,
+        show_default=True,
+        help="Drop people seen on fewer frames.",
+    ),
+    click.option("--max-people", type=click.IntRange(min=1), help="Keep only the most prominent."),
+    click.option(
+        "--person",
+        "people",
+        type=click.IntRange(min=1),
+        multiple=True,
+        help="Keep only this person's number; may be repeated.",
+    ),
+    click.option(
+        "--focal-length",
+        type=FiniteRange(min=0, min_open=True),
+        help="Focal length in px. Default: the image diagonal.",
+    ),
+    click.option(
+        "--smooth",
+        type=FiniteRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Smoothing over time; 0: none.",
+    ),
+    click.option(
+        "--shape",
+        type=click.Choice(["person", "frame"]),
+        default="person",
+        show_default=True,
+        help="One body shape for each person, or one for each frame.",
+    ),
+    click.option(
+        "--edges",
+        type=click.Choice(["hold", "repeat"]),
+        default="hold",
+        show_default=True,
+        help="How windows are filled at the ends of a track; repeat: as the official demo.",
+    ),
+    click.option("--overlay/--no-overlay", default=True, help="Write overlay.mp4."),
+    click.option(
+        "--view",
+        type=click.Choice(["overlay", "side", "plain", "all"]),
+        default="overlay",
+        show_default=True,
+        help="What overlay.mp4 shows.",
+    ),
+    click.option(
+        "--renderer",
+        type=click.Choice(["auto", "cpu", "pyrender"]),
+        default="auto",
+        show_default=True,
+    ),
+    click.option("--meshes/--no-meshes", default=True, help="Write .obj sequences."),
+    click.option(
+        "--mesh-every",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Write every Nth frame's mesh.",
+    ),
+    click.option(
+        "--export",
+        "formats",
+        type=Formats(),
+        default="",
+        help="Write these formats too, to exports/ in the result; see `mpsnet export --help`.",
+    ),
+    json_events,
+    quiet,
+)
+
+
+def of_run(command: Command) -> Command:
+    """Give a command all options that say what is to be made of a clip, and how it is shown."""
+    for option in reversed(_OF_RUN):
+        command = option(command)
+    return command

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpsnet_cli.cli import options
+from mpsnet_cli.cli.batch import existing_of, run_several
 from mpsnet_cli.cli.export import failed, tell
 from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
 from mpsnet_cli.errors import NoPeopleFound, OutputError, PartialResult
@@ -15,120 +16,39 @@ from mpsnet_cli.errors import NoPeopleFound, OutputError, PartialResult
 if TYPE_CHECKING:
     from mpsnet_cli.model.inference import Precision
 
-SECONDS = options.FiniteRange(min=0)
-
 
 @click.command()
-@click.argument("video", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path),
-    default="out",
-    show_default=True,
-    help="Folder for results; this clip's go to OUT/<clip's name>/.",
+@click.argument(
+    "videos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="VIDEO..."
 )
-@click.option("--overwrite", is_flag=True, help="Replace a finished result.")
-@click.option("--start", type=SECONDS, help="Begin here, in seconds.")
-@click.option("--end", type=SECONDS, help="Stop here, in seconds.")
-@options.weights
-@options.body
-@options.gender
-@options.smpl_path
-@options.device
-@options.precision
-@options.batch_size
-@options.detector
-@click.option(
-    "--tracker", type=click.Choice(["bytetrack", "botsort"]), default="bytetrack", show_default=True
-)
-@options.boxes
-@click.option(
-    "--min-frames",
-    type=click.IntRange(min=1),
-    default=25,
-    show_default=True,
-    help="Drop people seen on fewer frames.",
-)
-@click.option("--max-people", type=click.IntRange(min=1), help="Keep only the most prominent.")
-@click.option(
-    "--person",
-    "people",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Keep only this person's number; may be repeated.",
-)
-@click.option(
-    "--focal-length",
-    type=options.FiniteRange(min=0, min_open=True),
-    help="Focal length in px. Default: the image diagonal.",
-)
-@click.option(
-    "--smooth",
-    type=options.FiniteRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Smoothing over time; 0: none.",
-)
-@click.option(
-    "--shape",
-    type=click.Choice(["person", "frame"]),
-    default="person",
-    show_default=True,
-    help="One body shape for each person, or one for each frame.",
-)
-@click.option(
-    "--edges",
-    type=click.Choice(["hold", "repeat"]),
-    default="hold",
-    show_default=True,
-    help="How windows are filled at the ends of a track; repeat: as the official demo.",
-)
-@click.option("--overlay/--no-overlay", default=True, help="Write overlay.mp4.")
-@click.option(
-    "--view",
-    type=click.Choice(["overlay", "side", "plain", "all"]),
-    default="overlay",
-    show_default=True,
-    help="What overlay.mp4 shows.",
-)
-@click.option(
-    "--renderer", type=click.Choice(["auto", "cpu", "pyrender"]), default="auto", show_default=True
-)
-@click.option("--meshes/--no-meshes", default=True, help="Write .obj sequences.")
-@click.option(
-    "--mesh-every",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Write every Nth frame's mesh.",
-)
-@click.option(
-    "--export",
-    "formats",
-    type=options.Formats(),
-    default="",
-    help="Write these formats too, to exports/ in the result; see `mpsnet export --help`.",
-)
-@options.json_events
-@options.quiet
-def run(
-    video: Path, out: Path, overwrite: bool, weights: str | None, body: str, gender: str,
-    smpl_path: Path | None, device: str, precision: Precision, batch_size: int | None,
-    formats: tuple[str, ...], style: str | None, **arguments: Any,
-) -> None:  # fmt: skip
-    """Turn VIDEO into SMPL parameters, an overlay video and meshes.
+@options.of_run
+def run(videos: tuple[Path, ...], **asked: Any) -> None:
+    """Turn a video into SMPL parameters, an overlay video and meshes.
+
+    Several videos, or a folder of them, are worked on as `mpsnet batch` does.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but nobody was found, 4 done for the part
-    of a damaged clip that could be read.
+    of a damaged clip that could be read. Of several: see `mpsnet batch --help`.
     """
+    if len(videos) > 1 or videos[0].is_dir():
+        run_several(videos, **asked)
+    else:
+        _run_one(videos[0], **asked)
+
+
+def _run_one(
+    video: Path, out: Path, overwrite: bool, resume_any: bool, weights: str | None, body: str,
+    gender: str, smpl_path: Path | None, device: str, precision: Precision, batch_size: int | None,
+    formats: tuple[str, ...], style: str | None, **arguments: Any,
+) -> None:  # fmt: skip
     from mpsnet_cli.body import load_body
     from mpsnet_cli.export.result import read_result
     from mpsnet_cli.export.write import check_packages, export_result
-    from mpsnet_cli.job import Arguments, run_clip
+    from mpsnet_cli.job import Arguments, folder_name, run_clip
     from mpsnet_cli.video import probe
     from mpsnet_cli.weights import load_model
 
+    existing = existing_of(overwrite, resume_any)
     report = make_reporter(style)
     check_packages(formats)
     clip = probe(video)
@@ -142,11 +62,11 @@ def run(
         click.echo(f"body: {loaded.name}, from {loaded.source}", err=True)
     folder, manifest = run_clip(
         clip,
-        out,
+        out / folder_name(video),
         Arguments(**arguments),
         model=model,
         body=loaded,
-        overwrite=overwrite,
+        existing=existing,
         report=report,
     )
     exports = None
