@@ -9,7 +9,9 @@ input, arguments, weights, body and kind of device goes on from there to the ver
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +52,7 @@ TRACKS, MOTIONS = "tracks", "motions"  # stage results
 RESULT = "result"  # in a working folder: what is renamed in the end
 OVERLAY = "overlay.mp4"
 MESHES = "meshes"
+LONGEST_NAME = 200  # bytes of a result's name; file systems take 255, and some is added to it
 Existing = Literal["same", "any", "replace"]  # see run_clip
 State = Literal["new", "partial", "done", "other"]  # see state_of
 
@@ -121,8 +124,8 @@ def run_clip(
     wanted = identity(video, arguments, weights=model.weights, body=body, detector=detector)
     with _working_folder(folder, report, patience) as part:
         if finished := _finished(folder, wanted, existing):
-            if not (part / STATE).exists() or _is_begun(part, wanted):
-                shutil.rmtree(part, ignore_errors=True)  # its run was killed after it had finished
+            if _is_left(part, wanted):
+                shutil.rmtree(part, ignore_errors=True)
             report.warn(f"{folder} is finished already and left alone; --overwrite does it anew.")
             return folder, finished
         renderer = make_renderer(arguments.renderer, body.faces, report=report)
@@ -226,8 +229,16 @@ def keep_share(
 
 
 def folder_name(path: Path) -> str:
-    """Name a clip's folder after it: the stem, unless that is no name, as in "..mp4"."""
-    return path.name if path.stem.strip(".") == "" else path.stem
+    """Name a clip's folder after it: the stem, unless that is no name, as in "..mp4".
+
+    A very long one is cut, as names of ours are made of it; a digest tells it from others.
+    """
+    name = path.name if path.stem.strip(".") == "" else path.stem
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    return f"{encoded[:LONGEST_NAME].decode(errors='ignore')}-{digest}"
 
 
 def identity(
@@ -267,12 +278,16 @@ def part_of(folder: Path) -> Path:
 def state_of(folder: Path, identity: dict[str, Any]) -> State:
     """Tell how far the job of this identity is in a result folder, without touching anything.
 
-    "done": finished; "partial": stage results of it are kept; "other": something else is there,
-    be it the result of another job; "new": nothing of it.
+    "done": finished; "partial": stage results of it are kept, to go on from or, if it is finished,
+    to be cleared away; "other": something else is there, be it the result of another job; "new":
+    nothing of it.
     """
+    part = part_of(folder)
     if folder.exists():
-        return "other" if _differences(read_manifest(folder), identity) else "done"
-    return "partial" if _is_begun(part_of(folder), identity) else "new"
+        if _differences(read_manifest(folder), identity):
+            return "other"
+        return "partial" if _is_left(part, identity) else "done"
+    return "partial" if _is_begun(part, identity) else "new"
 
 
 def _input_facts(path: Path) -> dict[str, Any]:
@@ -375,6 +390,11 @@ def _device_facts(model: Model) -> dict[str, str]:
 def _job_of(identity: dict[str, Any], model: Model) -> dict[str, Any]:
     """Say what stage results are of."""
     return {**_of_motions(identity), "device": _device_facts(model)}
+
+
+def _is_left(part: Path, identity: dict[str, Any]) -> bool:
+    """Whether a working folder beside this job's result is its own: it was killed at the end."""
+    return part.exists() and (not (part / STATE).exists() or _is_begun(part, identity))
 
 
 def _motions(

@@ -124,8 +124,8 @@ def keep_features(
     `share` on. All frames are decoded, as those before a group decide where it begins.
     """
     with report.stage("reconstruct", total=sum(len(track) for track in tracks)) as advance:
-        frames = read_frames(video, start=start, end=end, report=report)
-        people, frames = _people(frames, tracks, model, edges)
+        read = read_frames(video, start=start, end=end, report=report)
+        people, frames = _people(read, tracks, model, edges)
         for group in _groups(frames, people, model.config, share=share, of=of):
             group.features(model, kept)
             advance(len(group.crops))

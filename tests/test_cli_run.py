@@ -159,8 +159,7 @@ def test_wrong_usage(arguments: tuple[object, ...]) -> None:
 @pytest.fixture
 def bad(tmp_path: Path) -> dict[str, Path]:
     """Files that are no clip, by what is wrong with them."""
-    made = {name: tmp_path / f"{name}.mp4" for name in ("missing", "folder", "empty", "text")}
-    made["folder"].mkdir()
+    made = {name: tmp_path / f"{name}.mp4" for name in ("missing", "empty", "text")}
     made["empty"].write_bytes(b"")
     made["text"].write_text("I am not a video.\n" * 100)
     made["headless"] = truncate(make_clip(tmp_path / "headless.mp4", frames=40), 0.5)
@@ -168,11 +167,17 @@ def bad(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
+def test_a_folder_is_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, ...]] = []
+    monkeypatch.setattr("mpsnet_cli.cli.run.run_several", lambda videos, **_: asked.append(videos))
+    assert CliRunner().invoke(main, ["run", str(tmp_path)]).exit_code == 0
+    assert asked == [(tmp_path,)]
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
         ("missing", "does not exist"),
-        ("folder", "not a file"),
         ("empty", "0 bytes"),
         ("text", "not a video"),
         ("headless", "cut off"),

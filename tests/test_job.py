@@ -133,8 +133,10 @@ def test_a_finished_result_is_left_alone(
     clip.touch()
     (out / ".clip.part").mkdir()
     (out / ".clip.part" / "motions").touch()  # as a kill at the very end would leave it
+    assert state_of(out / "clip", first) == "partial"
     _, again, report = run(clip, out)
     assert again == first
+    assert state_of(out / "clip", first) == "done"
     assert not (out / ".clip.part").exists()
     assert "finished already" in report.warnings[0]
 
@@ -321,6 +323,15 @@ def test_odd_names(tmp_path: Path, out: Path, name: str) -> None:
     assert folder.name in name
     assert manifest["overlay"]
     assert (folder / "overlay.mp4").is_file()
+
+
+def test_very_long_names_are_cut(tmp_path: Path) -> None:
+    clips = [Path("n" * 251 + ".mp4"), Path("n" * 251 + ".mov"), Path("漢" * 83 + ".mp4")]
+    names = [folder_name(clip) for clip in clips]
+    assert len(set(names)) == 3
+    for clip, name in zip(clips, names, strict=True):
+        assert clip.stem.startswith(name[:60])
+        (tmp_path / f".{name}.part").mkdir()
 
 
 def test_a_missing_boxes_file(clip: Path, out: Path) -> None:

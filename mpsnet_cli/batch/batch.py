@@ -18,21 +18,34 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
 
+from mpsnet_cli.batch import storage
 from mpsnet_cli.batch.clips import LOCK, common_folder, find_clips, name_clips
 from mpsnet_cli.batch.landing import Landing
 from mpsnet_cli.batch.outcome import Outcome, Status
 from mpsnet_cli.batch.plan import Planned, State, make_plan
-from mpsnet_cli.batch.pool import Began, Died, Done, Event, Lost, Pool, Raised, Said, Work, work_off
-from mpsnet_cli.batch.report import Report
+from mpsnet_cli.batch.pool import (
+    ATTEMPTS,
+    Began,
+    Died,
+    Done,
+    Event,
+    Lost,
+    Pool,
+    Raised,
+    Said,
+    Work,
+    work_off,
+)
+from mpsnet_cli.batch.report import REPORT_HTML, REPORT_JSON, Report
 from mpsnet_cli.batch.unit import Models, Progress, Unit, Warned, make_worker, outcome_of
 from mpsnet_cli.batch.workers import Share, count_cores, free_memory, share_out
 from mpsnet_cli.body import BodyModel, load_body
-from mpsnet_cli.errors import MpsnetError, OutputError
+from mpsnet_cli.errors import InputError, MpsnetError, OutputError
 from mpsnet_cli.job import Arguments, Existing, identity, part_of, read_manifest, state_of
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.inference import resolve_device
@@ -40,10 +53,15 @@ from mpsnet_cli.tracking import find_detector
 from mpsnet_cli.video import VideoInfo
 from mpsnet_cli.weights import find_weights, read_info
 
+if TYPE_CHECKING:
+    from mpsnet_cli.batch.cluster import Cluster
+
+UPLOAD_EVERY = 30.0  # s between uploads of the report
 LOOK_EVERY = 2.0  # s between looks at what has landed
 GUESSES = {"cpu": 5.0, "cuda": 40.0, "mps": 10.0}  # frames/s of a worker, until one has measured it
 
 MakeWorker = Callable[[Models, Share], Work]
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,9 @@ class Request:
     recursive: bool = False
     workers: int | None = None  # None: as many as there is room for
     watch: bool = False  # wait for clips to come
+    engine: Engine = "local"  # who works
+    address: str | None = None  # of the Ray cluster; None: one that runs here, or is made for this
+    url: str | None = None  # where results go, if `out` is only their mirror; see `storage`
 
 
 @dataclass(frozen=True)
@@ -117,8 +138,9 @@ class Listener:
 
 def plan_batch(request: Request, listener: Listener) -> None:
     """Tell `listener` what `run_batch` would do, and write nothing. Raises InputError as that."""
-    with _interrupts() as go_on:
-        scout = _Scout(request, listener.on_warning, go_on)
+    request = _placed(request)
+    with _engine(request, None) as cluster, _interrupts() as go_on:
+        scout = _Scout(request, listener.on_warning, go_on, cluster)
         plan = scout.plan(scout.find())
     if not go_on():
         raise KeyboardInterrupt
@@ -134,19 +156,49 @@ def run_batch(
     the next time. Raises InputError for inputs that mean nothing, OutputError where `out` cannot be
     written or another batch is at work in it, and MpsnetError where workers cannot be made ready.
     """
-    with _alone(request.out), _interrupts() as go_on:
-        return _Batch(request, listener, go_on).run(make)
+    request = _placed(request)
+    seen = None if request.url else request.out
+    with _alone(request.out), _engine(request, seen) as cluster, _interrupts() as go_on:
+        return _Batch(request, listener, go_on, cluster).run(make)
+
+
+def _placed(request: Request) -> Request:
+    """Let results that go to a URL have a mirror here."""
+    if request.watch and any(map(storage.url_of, request.inputs)):
+        raise InputError("--watch looks at folders of this machine, not at URLs.")
+    if url := storage.url_of(request.out):
+        return replace(request, out=storage.mirror_of(url), url=url)
+    return request
+
+
+@contextmanager
+def _engine(request: Request, seen: Path | None) -> Iterator[Cluster | None]:
+    """Connect to the cluster that is to work, if any; its nodes must see the folder `seen`."""
+    if request.engine == "local":
+        yield None
+        return
+    from mpsnet_cli.batch.cluster import connected
+
+    with connected(
+        request.address, seen, device=request.device, workers=request.workers
+    ) as cluster:
+        yield cluster
 
 
 class _Scout:
     """Finds clips and plans what is to be done with them."""
 
     def __init__(
-        self, request: Request, warn: Callable[[str], None], go_on: Callable[[], bool]
+        self,
+        request: Request,
+        warn: Callable[[str], None],
+        go_on: Callable[[], bool],
+        cluster: Cluster | None,
     ) -> None:
         self._request = request
         self._warn = warn
         self._go_on = go_on
+        self._cluster = cluster
         self._base = common_folder(request.inputs)
         self.names: dict[Path, str] = {}
 
@@ -160,24 +212,49 @@ class _Scout:
         request = self._request
         self.names = name_clips(clips, self._base, named=self.names)
         names = {clip: self.names[clip] for clip in clips}
+        if request.url:
+            for name in names.values():
+                storage.mirror(f"{request.url}/{name}", request.out / name)
         if any(_is_begun(request.out / name) for name in names.values()):
             _ = self._ingredients  # what is wrong with them is not any clip's fault
         planned = make_plan(
-            names,
+            {clip: name for clip, name in names.items() if not storage.url_of(clip)},
             request.out,
             state_of=self._state_of,
             start=request.arguments.start,
             end=request.arguments.end,
             go_on=self._go_on,
         )
+        planned += [
+            self._look_at(url, c, name) for c, name in names.items() if (url := storage.url_of(c))
+        ]
         planned = [replace(clip, is_to_do=self._is_to_do(clip)) for clip in planned]
         shares = self.share_out(sum(clip.is_to_do for clip in planned))
         rates = [rate for clip in planned if (rate := _measured_rate(clip.folder))]
         guess = GUESSES[torch.device(shares[0].device).type]
         return Plan(planned, shares, median(rates) if rates else guess, is_guess=not rates)
 
+    def _look_at(self, url: str, clip: Path, name: str) -> Planned:
+        """Plan a clip behind a URL, which only those read who work on it."""
+        planned = Planned(clip, name, self._request.out / name)
+        try:
+            size, source = storage.size_of(url), storage.source_of(url)
+            state: State = "new"
+            if manifest := read_manifest(planned.folder):
+                weights, body, detector = self._ingredients
+                arguments = self._request.arguments
+                same = identity(None, arguments, weights=weights, body=body, detector=detector)
+                is_done = state_of(planned.folder, same) == "done"
+                state = "done" if is_done and manifest.get(storage.SOURCE) == source else "other"
+        except MpsnetError as error:
+            return replace(planned, sentence=error.message)
+        return replace(planned, state=state, size=size)
+
     def share_out(self, clips: int) -> list[Share]:
-        """Share the machine between workers."""
+        """Share the machine between workers, or the cluster."""
+        if self._cluster:
+            shares = self._cluster.share_out()
+            return shares if self._request.watch else shares[: max(1, clips)]
         return share_out(
             self._devices,
             clips=None if self._request.watch else clips,
@@ -219,7 +296,10 @@ class _Scout:
 
 
 def _is_begun(folder: Path) -> bool:
-    return folder.exists() or part_of(folder).exists()
+    try:
+        return folder.exists() or part_of(folder).exists()
+    except OSError:  # as of a path too long: its worker will tell
+        return False
 
 
 def _measured_rate(folder: Path) -> float | None:
@@ -231,12 +311,19 @@ def _measured_rate(folder: Path) -> float | None:
 class _Batch:
     """One run of a batch."""
 
-    def __init__(self, request: Request, listener: Listener, go_on: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        listener: Listener,
+        go_on: Callable[[], bool],
+        cluster: Cluster | None,
+    ) -> None:
         self._request = request
+        self._cluster = cluster
         self._listener = listener
         self._go_on = go_on
         self._warned: set[str] = set()
-        self._scout = _Scout(request, self._warn, go_on)
+        self._scout = _Scout(request, self._warn, go_on, cluster)
         self._landing = Landing()
         self._looked = -LOOK_EVERY  # when, as of time.monotonic
         self._waiting: deque[Unit] = deque()
@@ -244,14 +331,21 @@ class _Batch:
         self._outcomes: dict[str, Outcome] = {}
         self._no_room: str | None = None
         self._report = Report(request.out, arguments=_written(request), started=time.time())
+        self._uploaded = -UPLOAD_EVERY  # when, as of time.monotonic
 
     def run(self, make: MakeWorker) -> Conclusion:
         """Plan, work, and keep the report."""
         watch = self._request.watch
         shares = self._scout.share_out(0) if watch else self._admit(self._scout.find())
         try:
-            with Pool([partial(make, self._request.models, share) for share in shares]) as pool:
-                for event in work_off(self._waiting, pool, go_on=self._go_on, more=self._more):
+            with self._pool(make, shares) as pool:
+                for event in work_off(
+                    self._waiting,
+                    pool,
+                    go_on=self._go_on,
+                    more=self._more,
+                    attempts=1 if self._cluster else ATTEMPTS,  # Ray itself tries again
+                ):
                     self._hear(event)
                 running = pool.items
         except MpsnetError:
@@ -263,9 +357,19 @@ class _Batch:
                 unit, "stopped", f"{unit.clip} was stopped: the same command goes on with it."
             )
         self._write_report()
+        self._upload_report()
         outcomes, unfinished = list(self._outcomes.values()), self._unfinished
         interrupted = not self._go_on() and bool(running or unfinished)
         return Conclusion(outcomes, unfinished, interrupted, self._no_room)
+
+    def _pool(self, make: MakeWorker, shares: Sequence[Share]) -> Any:
+        """Return what is worked off: a `Pool`, or what can be used like it."""
+        models = self._request.models
+        if self._cluster is None:
+            return Pool([partial(make, models, share) for share in shares])
+        from mpsnet_cli.batch.cluster import RayPool
+
+        return RayPool(self._cluster, make, models)
 
     def _more(self) -> bool:
         """Take up clips that have landed; say whether more may."""
@@ -302,7 +406,21 @@ class _Batch:
             request.existing,
             request.formats,
             is_done=planned.state in ("done", "other") and request.existing != "replace",
+            parts=self._parts(planned),
+            url=request.url and f"{request.url}/{planned.name}",
         )
+
+    def _parts(self, planned: Planned) -> int:
+        """Say between how many tasks a clip is shared."""
+        if self._cluster is None or not planned.is_to_do:
+            return 1
+        parts = self._cluster.parts_of(planned.frames)
+        if parts > 1 and self._request.url:
+            self._warn(
+                "Long clips are not split: for that, --out must be a path that all nodes see."
+            )
+            return 1
+        return parts
 
     def _hear(self, event: Began | Event | Lost) -> None:
         match event:
@@ -315,6 +433,11 @@ class _Batch:
                 self._warn(f"{unit.name}: {sentence}" if of_clip else sentence)
             case Done(unit, outcome):
                 self._no_room = outcome.sentence if outcome.status == "stopped" else self._no_room
+                if outcome.folder and unit.url:
+                    try:
+                        storage.mirror(unit.url, unit.folder)
+                    except MpsnetError as error:  # the report is without its strip
+                        self._warn(error.message)
                 self._finish(replace(outcome, attempts=self._begun[unit][0]))
             case Raised(unit, fault):
                 self._end(unit, "failed", fault.sentence, fault.traceback)
@@ -349,11 +472,24 @@ class _Batch:
     def _finish(self, outcome: Outcome) -> None:
         self._outcomes[outcome.name] = outcome
         self._report.add(outcome)
-        self._listener.on_finish(outcome)
+        url = self._request.url
+        shown = Path(f"{url}/{outcome.name}") if url and outcome.folder else outcome.folder
+        self._listener.on_finish(replace(outcome, folder=shown))
         self._write_report()
+        if time.monotonic() - self._uploaded >= UPLOAD_EVERY:
+            self._uploaded = time.monotonic()
+            try:
+                self._upload_report()
+            except OutputError as error:
+                self._warn(error.message)
 
     def _write_report(self) -> None:
         self._report.write(unfinished=self._unfinished)
+
+    def _upload_report(self) -> None:
+        if self._request.url:
+            for name in (REPORT_HTML, REPORT_JSON):
+                storage.upload(self._request.out / name, f"{self._request.url}/{name}")
 
     @property
     def _unfinished(self) -> int:

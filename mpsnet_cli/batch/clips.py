@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from av.format import ContainerFormat
 
+from mpsnet_cli.batch import storage
 from mpsnet_cli.batch.report import REPORT_HTML, REPORT_JSON
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.export.result import MANIFEST
@@ -107,7 +108,10 @@ def _sources(inputs: Iterable[Path]) -> Iterator[Path]:
                 f"The list {given} cannot be read ({error.strerror}): check the name."
             ) from error
         words = (line.strip() for line in lines)
-        yield from (given.parent / word for word in words if word and not word.startswith("#"))
+        for word in words:
+            if word and not word.startswith("#"):
+                path = Path(word)
+                yield path if storage.url_of(path) else given.parent / path
 
 
 def _is_glob(source: Path) -> bool:
@@ -119,11 +123,15 @@ def _home(source: Path) -> Path:
     if _is_glob(source):
         plain = takewhile(lambda part: not glob.has_magic(part), source.parts)
         return Path(*plain)
+    if storage.url_of(source):
+        return source.parent if _is_called_a_clip(source.name) else source
     return source if source.is_dir() else source.parent
 
 
 def _clips_of(source: Path, recursive: bool, warn: Warn) -> Iterator[Path]:
-    if source.is_dir():
+    if url := storage.url_of(source):
+        yield from storage.find(url, recursive=recursive, is_clip=_is_called_a_clip)
+    elif source.is_dir():
         yield from _members(source, recursive, warn)
     elif _is_glob(source):
         yield from _matches(source, warn)

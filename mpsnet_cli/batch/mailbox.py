@@ -1,10 +1,19 @@
-"""Where tasks on a cluster leave messages for the batch; light, as it has a process of its own."""
+"""What runs on the nodes of a cluster besides the work, and loads no more than it needs."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from mpsnet_cli._version import __version__
+
+
+def look(token: Path | None) -> tuple[str, bool]:
+    """Return this node's version, and whether it sees a file."""
+    return __version__, token is None or token.exists()
+
 
 class Mailbox:
-    """Holds messages, pickled, until they are taken."""
+    """Where tasks leave messages, pickled, for the batch to take."""
 
     def __init__(self) -> None:
         self._messages: list[bytes] = []

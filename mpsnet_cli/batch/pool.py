@@ -102,10 +102,12 @@ def work_off(
     *,
     go_on: Callable[[], bool] = lambda: True,
     more: Callable[[], bool] = lambda: False,
+    attempts: int = ATTEMPTS,
 ) -> Iterator[Began | Event | Lost]:
     """Work on the items that wait, which are taken out, and yield all that happens.
 
-    An item of which a process died waits again, at the end, and is lost if that happens twice.
+    An item of which a process died waits again, at the end, and is lost if that happens `attempts`
+    times.
     Ends when nothing is left, unless `more`, asked every tick, says that more may come; it may put
     it there. Ends at once when `go_on` says no: then `pool.items` tells what was not finished.
     Raises MpsnetError as `Pool.events` does.
@@ -123,7 +125,7 @@ def work_off(
             deaths[event.item] += event.ready
             if not event.ready:
                 waiting.appendleft(event.item)
-            elif deaths[event.item] < ATTEMPTS:
+            elif deaths[event.item] < attempts:
                 waiting.append(event.item)
             else:
                 del deaths[event.item]

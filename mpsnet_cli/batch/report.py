@@ -290,4 +290,6 @@ def _write(path: Path, text: str) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"The report {path} cannot be written: {reason}.") from error
+        raise OutputError(
+            f"The report {path} cannot be written: {reason}. Make room there or pass another --out."
+        ) from error

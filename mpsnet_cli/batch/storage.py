@@ -17,21 +17,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
 from mpsnet_cli.batch.fault import Fault
 from mpsnet_cli.batch.outcome import Outcome
 from mpsnet_cli.batch.strip import STRIP
-from mpsnet_cli.batch.unit import Unit
 from mpsnet_cli.errors import InputError, MpsnetError, OutputError
 from mpsnet_cli.export.result import MANIFEST
+
+if TYPE_CHECKING:
+    from mpsnet_cli.batch.unit import Unit
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")  # a single letter is a drive of Windows
 SOURCE = "source"  # in a manifest: which clip it was made of, if that came from a URL
 
-Work = Callable[[Unit, Callable[[Any], None]], Outcome]
+Work = Callable[["Unit", Callable[[Any], None]], Outcome]
 
 
 def url_of(path: Path) -> str | None:
@@ -180,7 +182,9 @@ def _deliver(folder: Path, url: str) -> None:
             files.rm_file(f"{place}/{MANIFEST}")
         if files.exists(place):
             files.rm(place, recursive=True)
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        names = [
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        ]
         for name in sorted(names, key=lambda name: name == MANIFEST):
             files.makedirs(str(PurePosixPath(place, name).parent), exist_ok=True)
             files.put_file(str(folder / name), f"{place}/{name}")

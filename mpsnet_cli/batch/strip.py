@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -47,7 +46,7 @@ def keep_strip(outcome: Outcome) -> Strip | None:
         return strip
     strip = _film(frames)
     with suppress(OSError):  # one that cannot be kept is made again next time
-        part = path.with_name(f".{STRIP}.{os.getpid()}.part")
+        part = path.with_name(f".{STRIP}.part")
         part.write_bytes(strip.jpeg)
         part.replace(path)
     return strip

@@ -18,13 +18,14 @@ import torch
 
 from mpsnet_cli.batch.fault import Fault
 from mpsnet_cli.batch.outcome import Outcome, Status
+from mpsnet_cli.batch.storage import staged
 from mpsnet_cli.batch.strip import keep_strip
 from mpsnet_cli.batch.workers import Share
 from mpsnet_cli.body import load_body
 from mpsnet_cli.errors import OutputError
 from mpsnet_cli.export.result import read_result
 from mpsnet_cli.export.write import export_result
-from mpsnet_cli.job import Arguments, Existing, run_clip
+from mpsnet_cli.job import Arguments, Existing, keep_share, keep_tracks, run_clip
 from mpsnet_cli.model.inference import Precision
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.video import probe
@@ -72,6 +73,9 @@ class Unit:
     existing: Existing = "same"
     formats: tuple[str, ...] = ()  # to export
     is_done: bool = False  # its result is there, and only exports may be missing
+    parts: int = 1  # between which its features are shared, before it is worked on
+    patience: float = 0.0  # s, see `run_clip`
+    url: str | None = None  # where its result goes from `folder`, see `storage`
 
 
 def make_worker(models: Models, share: Share) -> Worker:
@@ -100,6 +104,9 @@ class Worker:
 
     def __call__(self, unit: Unit, tell: Callable[[Any], None]) -> Outcome:
         """Do a unit's work; whatever goes wrong is in the outcome."""
+        return staged(self._work)(unit, tell)
+
+    def _work(self, unit: Unit, tell: Callable[[Any], None]) -> Outcome:
         report = _Telling(tell, self._warnings)
         began = time.perf_counter()
         try:
@@ -110,6 +117,8 @@ class Worker:
                 model=self._model,
                 body=self._body,
                 existing=unit.existing,
+                patience=unit.patience,
+                prepared=unit.parts > 1,
                 report=report,
             )
             if unit.formats and manifest["people"]:
@@ -128,6 +137,34 @@ class Worker:
             outcome = outcome_of(unit, manifest)
             keep_strip(outcome)
         return replace(outcome, seconds=round(time.perf_counter() - began, 3))
+
+    def keep_tracks(self, unit: Unit, tell: Callable[[Any], None]) -> dict[str, Any] | None:
+        """Find the people of a clip that is to be shared; see `job.keep_tracks`."""
+        return keep_tracks(
+            probe(unit.clip),
+            unit.folder,
+            unit.arguments,
+            model=self._model,
+            body=self._body,
+            existing=unit.existing,
+            patience=unit.patience,
+            report=_Telling(tell, self._warnings),
+        )
+
+    def keep_share(
+        self, unit: Unit, job: dict[str, Any], share: int, tell: Callable[[Any], None]
+    ) -> None:
+        """Compute a share of a clip's features; see `job.keep_share`."""
+        keep_share(
+            probe(unit.clip),
+            unit.folder,
+            unit.arguments,
+            job,
+            model=self._model,
+            share=share,
+            of=unit.parts,
+            report=_Telling(tell, self._warnings),
+        )
 
     def _export(self, unit: Unit, report: Reporter) -> None:
         exports = export_result(
@@ -149,7 +186,8 @@ def outcome_of(unit: Unit, manifest: dict[str, Any]) -> Outcome:
     if not manifest["people"]:
         status, sentence = "nobody", f"Nobody was found in {unit.clip}."
     elif not manifest["complete"]:
-        status, sentence = "partial", f"Only a part of {unit.clip} could be read."
+        status = "partial"
+        sentence = f"Only a part of {unit.clip} could be read: copy or download it again."
     return Outcome(unit.clip, unit.name, status, sentence, unit.folder, manifest)
 
 

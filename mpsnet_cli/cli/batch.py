@@ -11,7 +11,7 @@ from mpsnet_cli.cli import options
 from mpsnet_cli.errors import OutputError, SomeClipsFailed
 
 if TYPE_CHECKING:
-    from mpsnet_cli.batch.batch import Conclusion
+    from mpsnet_cli.batch.batch import Conclusion, Engine
     from mpsnet_cli.job import Existing
     from mpsnet_cli.model.inference import Precision
 
@@ -44,6 +44,18 @@ class Workers(click.ParamType):
     help="Processes; each works on one clip at a time. auto: two for each GPU, or one for each "
     "core of a CPU, as far as memory goes.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who works: processes of this machine, or a Ray cluster (pip install 'mpsnet-cli[ray]').",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of the Ray cluster. Default: $RAY_ADDRESS, one that runs here, or one made for this.",
+)
 @click.option("--watch", is_flag=True, help="Wait for more clips to land, until Ctrl-C.")
 @options.of_run
 def batch(inputs: tuple[Path, ...], **asked: Any) -> None:
@@ -52,7 +64,8 @@ def batch(inputs: tuple[Path, ...], **asked: Any) -> None:
     CLIPS are videos, folders of them, globs in quotes ("**" goes below folders), and .txt files
     that list any of these, one a line, relative to the list. Results mirror the folders under OUT,
     and OUT/report.html tells of all. A clip that fails, or ends its process, harms no other.
-    Finished clips are kept: the same command goes on where it was stopped.
+    Finished clips are kept: the same command goes on where it was stopped. CLIPS and OUT may be
+    URLs that fsspec knows, such as s3://bucket/clips.
 
     Exit codes: 0 all clips succeeded, 1 the batch itself failed, 2 wrong usage, 5 some clips
     failed, 130 stopped by Ctrl-C.
@@ -64,12 +77,15 @@ def run_several(
     inputs: tuple[Path, ...], out: Path, overwrite: bool, resume_any: bool, weights: str | None,
     body: str, gender: str, smpl_path: Path | None, device: str, precision: Precision,
     batch_size: int | None, formats: tuple[str, ...], style: str | None, recursive: bool = False,
-    dry_run: bool = False, workers: int | None = None, watch: bool = False, **arguments: Any,
+    dry_run: bool = False, workers: int | None = None, watch: bool = False,
+    engine: Engine = "local", address: str | None = None, **arguments: Any,
 ) -> None:  # fmt: skip
     """Work on several clips, for `mpsnet batch` and `mpsnet run`."""
     existing = existing_of(overwrite, resume_any)
     if arguments["boxes"] not in (None, "full"):
         raise click.UsageError("--boxes FILE is of one clip: for several there is --boxes full.")
+    if address and engine == "local":
+        raise click.UsageError("--address is of a Ray cluster: it goes with --engine ray.")
     try:
         from mpsnet_cli.batch.batch import Request, plan_batch, run_batch
         from mpsnet_cli.batch.unit import Models
@@ -91,6 +107,8 @@ def run_several(
             recursive=recursive,
             workers=workers,
             watch=watch,
+            engine=engine,
+            address=address,
         )
         if watch and style is None:
             click.echo("Waiting for clips to land; Ctrl-C ends it.", err=True)

@@ -117,14 +117,15 @@ class VideoWriter:
         )
         self._ffmpeg = _Ffmpeg(
             pictures.output(
-                f"file:{self._temporary('picture')}",
+                "picture",
                 vcodec="libx264",
                 crf=CRF,
                 preset=PRESET,
                 fps_mode="passthrough",
                 enc_time_base=str(self._tick),
                 movflags="+faststart",
-            )
+            ),
+            picture=self._temporary("picture"),
         )
         # By number: FFmpeg then writes itself, where a Python file's write would swallow a Ctrl-C.
         self._nut = av.open(f"pipe:{self._ffmpeg.stdin.fileno()}", "w", format="nut")
@@ -162,23 +163,23 @@ class VideoWriter:
             excerpt["t"] = self._last_time - self._first_time + float(1 / source.fps)
         picture, both = self._temporary("picture"), self._temporary("both")
         sound = ffmpeg.input(
-            f"file:{source.path}",
-            protocol_whitelist="file",
-            format_whitelist=CONTAINERS,
-            **excerpt,
+            "sound", protocol_whitelist="file", format_whitelist=CONTAINERS, **excerpt
         )
         complaint = ""
         for codec in ["copy", "aac"] if codecs <= MP4_SOUND else ["aac"]:
             self._ffmpeg = _Ffmpeg(
                 ffmpeg.output(
-                    ffmpeg.input(f"file:{picture}").video,
+                    ffmpeg.input("picture").video,
                     sound.audio,
-                    f"file:{both}",
+                    "both",
                     vcodec="copy",
                     acodec=codec,
                     map_chapters=-1,
                     movflags="+faststart",
-                )
+                ),
+                picture=picture,
+                sound=source.path,
+                both=both,
             )
             complaint = self._ffmpeg.finish()
             if not complaint:
@@ -201,15 +202,20 @@ class VideoWriter:
 
 
 class _Ffmpeg:
-    """A running ffmpeg, its standard input, and what it complains about."""
+    """A running ffmpeg, its standard input, and what it complains about.
 
-    def __init__(self, output: ffmpeg.Stream) -> None:
+    Its inputs and outputs are called by the keywords that say which files they are: ffmpeg-python
+    takes only text, which not every file's name is.
+    """
+
+    def __init__(self, output: ffmpeg.Stream, **files: Path) -> None:
+        command = ffmpeg.compile(
+            output.global_args("-loglevel", "error"),
+            cmd=imageio_ffmpeg.get_ffmpeg_exe(),
+            overwrite_output=True,
+        )
         self._process = subprocess.Popen(
-            ffmpeg.compile(
-                output.global_args("-loglevel", "error"),
-                cmd=imageio_ffmpeg.get_ffmpeg_exe(),
-                overwrite_output=True,
-            ),
+            [f"file:{files[word]}" if word in files else word for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
