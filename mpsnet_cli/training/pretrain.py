@@ -77,7 +77,7 @@ class Check:
     mpjpe: float  # mm
     joints2d: float  # mean distance of visible joints, in sides of the crop
     maps2d: float  # the same of what the maps see
-    best: bool  # PA-MPJPE is the lowest so far
+    best: bool  # PA-MPJPE is the lowest since the regressor began to learn
 
 
 def pretrain(
@@ -209,8 +209,9 @@ class _Run:
     def _check(self, size: int, total: float, crops_per_second: float) -> Check:
         images = resized(self.validation.images, size)
         found = errors(*self.learner.predict(images), self.validation)
-        best = found["pa_mpjpe"] < self.best
-        self.best = min(self.best, found["pa_mpjpe"])
+        best = found["pa_mpjpe"] < self.best and self.learner.trust(self.seen) is not None
+        if best:
+            self.best = found["pa_mpjpe"]
         flops = training_flops(self.learner.learnt.backbone, size, device=self.device)
         share = crops_per_second * flops / self.limit
         return Check(self.step, self.seen, size, total, crops_per_second, share, best=best, **found)
