@@ -222,6 +222,20 @@ def test_wrong_requests_get_one_sentence(
         run(request)
 
 
+def test_nodes_too_small_for_a_task(
+    nodes: Any, clips: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, heard = request_of(clips, tmp_path, models, nodes), Heard()
+    plan_batch(request, heard)
+    assert not any("No node" in text for text in heard.warnings)
+    monkeypatch.setattr(cluster_module, "MEMORY", 9e9)
+    plan_batch(request, heard)
+    assert [text for text in heard.warnings if "No node" in text] == [
+        "No node of the cluster has what a task takes (processors: 1, memory: 9 GB): clips wait "
+        "until one joins it."
+    ]
+
+
 def test_a_node_is_lost_in_the_middle(
     nodes: Any, clips: Path, models: Models, expected: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -238,7 +238,7 @@ class _Scout:
         """Plan a clip behind a URL, which only those read who work on it."""
         planned = Planned(clip, name, self._request.out / name)
         try:
-            size, source = storage.size_of(url), storage.source_of(url)
+            source = storage.source_of(url)
             state: State = "new"
             if manifest := read_manifest(planned.folder):
                 weights, body, detector = self._ingredients
@@ -248,11 +248,13 @@ class _Scout:
                 state = "done" if is_done and manifest.get(storage.SOURCE) == source else "other"
         except MpsnetError as error:
             return replace(planned, sentence=error.message)
-        return replace(planned, state=state, size=size)
+        return replace(planned, state=state, size=source["bytes"] or 0)
 
     def share_out(self, clips: int) -> list[Share]:
         """Share the machine between workers, or the cluster."""
         if self._cluster:
+            if shortage := self._cluster.shortage():
+                self._warn(shortage)
             shares = self._cluster.share_out()
             return shares if self._request.watch else shares[: max(1, clips)]
         return share_out(
@@ -337,6 +339,9 @@ class _Batch:
         """Plan, work, and keep the report."""
         watch = self._request.watch
         shares = self._scout.share_out(0) if watch else self._admit(self._scout.find())
+        if self._request.url:  # a result that cannot be delivered is not worth making
+            self._write_report()
+            self._upload_report()
         try:
             with self._pool(make, shares) as pool:
                 for event in work_off(
@@ -354,7 +359,9 @@ class _Batch:
             raise
         for unit in running:
             self._end(
-                unit, "stopped", f"{unit.clip} was stopped: the same command goes on with it."
+                unit,
+                "stopped",
+                f"{storage.shown(unit.clip)} was stopped: the same command goes on with it.",
             )
         self._write_report()
         self._upload_report()
@@ -448,8 +455,8 @@ class _Batch:
                 self._end(
                     unit,
                     "failed",
-                    f"The process died twice at work on {unit.clip} ({how}): for want of memory, "
-                    "or because a decoder fails on the clip.",
+                    f"The process died twice at work on {storage.shown(unit.clip)} ({how}): "
+                    "for want of memory, or because a decoder fails on the clip.",
                 )
 
     def _end(
@@ -506,6 +513,8 @@ def _written(request: Request) -> dict[str, Any]:
     """Write down what was asked for, for the report."""
     facts = dataclasses.asdict(request)
     models, arguments = facts.pop("models"), facts.pop("arguments")
+    facts["inputs"] = [storage.shown(path) for path in request.inputs]
+    facts["out"] = storage.shown(Path(facts.pop("url") or request.out))
     return {**facts, **models, **arguments}
 
 

@@ -130,7 +130,10 @@ def _home(source: Path) -> Path:
 
 def _clips_of(source: Path, recursive: bool, warn: Warn) -> Iterator[Path]:
     if url := storage.url_of(source):
-        yield from storage.find(url, recursive=recursive, is_clip=_is_called_a_clip)
+        clips = list(storage.find(url, recursive=recursive, is_clip=_is_called_a_clip))
+        if not clips:
+            warn(f"There is no clip at {storage.shown(source)}.")
+        yield from clips
     elif source.is_dir():
         yield from _members(source, recursive, warn)
     elif _is_glob(source):
@@ -188,4 +191,4 @@ def _below(base: Path, clip: Path) -> PurePath:
     path = PurePath(os.path.relpath(_absolute(clip), base))
     if ".." in path.parts:
         raise InputError(f"{clip} does not lie in {base}: give it without a way around.")
-    return path
+    return path if path.parts else PurePath(clip.name)  # as of a URL taken for a folder's

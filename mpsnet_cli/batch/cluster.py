@@ -97,7 +97,12 @@ def connected(
             ray.init(
                 address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except ConnectionError as error:
+            raise InputError(
+                f"Ray cannot be used: {_last_line(error)} A cluster that asks for a token needs "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too."
+            ) from error
+        except (ValueError, RuntimeError) as error:
             raise InputError(f"Ray cannot be used: {_last_line(error)}") from error
         _hush()
     try:
@@ -137,6 +142,16 @@ class Cluster:
             self._counted = time.monotonic()
             self._slots = sum(map(self.needs.fit, self._nodes()))
         return max(1, min(self._slots, self._workers or self._slots))
+
+    def shortage(self) -> str | None:
+        """Say that no node is large enough for a task, if so: all waits for one that is."""
+        if any(map(self.needs.fit, self._nodes())):
+            return None
+        gpus = f", GPUs: {self.needs.gpus:g}" * bool(self.needs.gpus)
+        return (
+            f"No node of the cluster has what a task takes (processors: {self.needs.cpus}, memory: "
+            f"{MEMORY / 1e9:g} GB{gpus}): clips wait until one joins it."
+        )
 
     def share_out(self) -> list[Share]:
         """Say what the tasks that run at once get."""

@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from mpsnet_cli._version import __version__
 from mpsnet_cli.batch.outcome import Outcome, Status
+from mpsnet_cli.batch.storage import shown
 from mpsnet_cli.batch.strip import keep_strip
 from mpsnet_cli.errors import OutputError
 from mpsnet_cli.weights import PARTLY_TRAINED
@@ -109,7 +110,7 @@ class Report:
             **facts,
             **_overview(outcomes),
             options=_options(self._arguments),
-            out=self._out.resolve().name,
+            out=Path(self._arguments.get("out", self._out)).resolve().name,
             outcomes=outcomes,
             pictures=self._pictures,
             left_out=len(self._left_out),
@@ -120,7 +121,7 @@ class Report:
 
     def _record(self, outcome: Outcome) -> dict[str, Any]:
         folder = outcome.folder and self._relative(outcome.folder)
-        return {**vars(outcome), "clip": str(outcome.clip), "folder": folder}
+        return {**vars(outcome), "clip": shown(outcome.clip), "folder": folder}
 
     def _relative(self, folder: Path) -> str:
         return Path(os.path.relpath(folder, self._out)).as_posix()
@@ -242,6 +243,7 @@ def _template() -> Template:
         duration=_duration,
         moment=_written_out,
         own_warnings=_own_warnings,
+        shown=shown,
     )
     source = resources.files("mpsnet_cli.batch").joinpath("report.html").read_text("utf-8")
     return environment.from_string(source)

@@ -7,6 +7,7 @@ batch itself needs of results, manifests and strips, it mirrors in a folder of i
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -14,9 +15,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from mpsnet_cli.batch.unit import Unit
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")  # a single letter is a drive of Windows
+PASSWORD = re.compile(r"(?<=://)([^/:@]*):[^/@]*(?=@)")
+HIDING = str.maketrans("#?", "\uf8fe\uf8ff")  # for private use: in no name
 SOURCE = "source"  # in a manifest: which clip it was made of, if that came from a URL
+# What fsspec's systems call that by which one version of a file is told from another, surest first
+VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "Last-Modified", "LastModified", "last_modified")
 
 Work = Callable[["Unit", Callable[[Any], None]], Outcome]
 
@@ -45,6 +50,12 @@ def url_of(path: Path) -> str | None:
     return f"{found[1]}:{slashes}{text[found.end() :]}"
 
 
+def shown(path: Path) -> str:
+    """Write a path as the user did, or the URL that was taken for it, but no password."""
+    url = url_of(path)
+    return _public(url) if url else str(path)
+
+
 def mirror_of(url: str) -> Path:
     """Name the folder that mirrors what is needed of the results behind a URL."""
     return user_cache_path("mpsnet-cli") / "batch" / _short(url)
@@ -54,9 +65,11 @@ def find(url: str, *, recursive: bool, is_clip: Callable[[str], bool]) -> Iterat
     """Yield the clips that a URL means, as the paths that `url_of` takes: see `find_clips`."""
     with _errors(url):
         files, place = _filesystem(url)
-        if "*" in place or "?" in place:
+        if glob.has_magic(place) and not files.exists(place):
             members = [name for name in files.glob(place) if is_clip(name)]
-        elif files.isdir(place):
+            manifests = {str(PurePosixPath(name).with_name(MANIFEST)) for name in members}
+            members += filter(files.exists, manifests)
+        elif not is_clip(place) and files.isdir(place):  # over HTTP, isdir reads what it asks about
             members = files.find(place, maxdepth=None if recursive else 1)
         else:
             yield Path(url)
@@ -70,29 +83,28 @@ def find(url: str, *, recursive: bool, is_clip: Callable[[str], bool]) -> Iterat
                 and not any(part.startswith(".") for part in below)
                 and not results & {*path.parents}
             ):
-                yield Path(files.unstrip_protocol(name))
+                # Names of files may come without their host, and no system puts it back.
+                front = url.removesuffix(place)
+                yield Path(files.unstrip_protocol(name) if front == url else front + name)
 
 
-def size_of(url: str) -> int:
-    """Return how many bytes there are. Raises InputError where there is no such file."""
+def source_of(url: str) -> dict[str, Any]:
+    """Say what a clip is without reading it, so that it need not be read to know it again.
+
+    Raises InputError where there is no such file.
+    """
     with _errors(url):
         files, place = _filesystem(url)
-        return int(files.info(place)["size"] or 0)
-
-
-def source_of(url: str) -> dict[str, str]:
-    """Say what a clip is without reading it, so that it need not be read to know it again."""
-    with _errors(url):
-        files, place = _filesystem(url)
-        return {"url": url, "key": str(files.ukey(place))}
+        info = files.info(place)
+        version = next((str(info[name]) for name in VERSIONS if info.get(name)), None)
+        return {"url": _public(url), "bytes": info.get("size"), "version": version}
 
 
 def upload(file: Path, url: str) -> None:
     """Put a file at a URL."""
     with _errors(url, OutputError):
         files, place = _filesystem(url)
-        files.makedirs(str(PurePosixPath(place).parent), exist_ok=True)
-        files.put_file(str(file), place)
+        _put(files, {file: place})
 
 
 def mirror(url: str, folder: Path) -> None:
@@ -100,10 +112,12 @@ def mirror(url: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with _errors(url):
         files, place = _filesystem(url)
+        files.invalidate_cache(place)  # of when clips were looked for, perhaps
         for name in (MANIFEST, STRIP):
-            if files.exists(f"{place}/{name}"):
-                folder.mkdir(parents=True, exist_ok=True)
-                files.get_file(f"{place}/{name}", str(folder / name))
+            if not files.exists(f"{place}/{name}"):
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            files.get_file(f"{place}/{name}", str(folder / name))
 
 
 def staged(work: Work) -> Work:
@@ -127,44 +141,54 @@ def _do(unit: Unit, source: str | None, work: Work, tell: Callable[[Any], None])
     # Named after what it is for, so that the work is gone on with if it is begun here again.
     place = _scratch() / _short(f"{unit.clip} {unit.url}")
     local = replace(unit, url=None)
+    if source:
+        local = replace(local, clip=place / unit.clip.name)
+    if unit.url:
+        local = replace(local, folder=place / "out" / unit.folder.name)
     try:
         if source:
-            local = replace(local, clip=place / unit.clip.name)
+            facts = source_of(source)  # of no later version than the one that is fetched
             _fetch(source, local.clip)
         if unit.url:
-            local = replace(local, folder=place / "out" / unit.folder.name)
             _take_up(unit.url, local)
         before = _read(local.folder)
         outcome = work(local, tell)
         if outcome.manifest and source and _read(local.folder) != before:
-            outcome = replace(outcome, manifest=_say_source(local.folder, source))
-        if outcome.manifest and unit.url:
-            if _read(local.folder) != before or unit.formats:
-                _deliver(local.folder, unit.url)
-            shutil.rmtree(local.folder, ignore_errors=True)
+            outcome = replace(outcome, manifest=_say_source(local.folder, facts))
+        if outcome.manifest and unit.url and (_read(local.folder) != before or unit.formats):
+            _deliver(local.folder, unit.url)
     finally:
         if source:
             local.clip.unlink(missing_ok=True)
-    said = outcome.sentence and outcome.sentence.replace(str(local.clip), source or "")
+        if unit.url:
+            shutil.rmtree(local.folder, ignore_errors=True)
+        for folder in (place / "out", place):
+            with suppress(OSError):  # it keeps what to go on with
+                folder.rmdir()
+    sentence = outcome.sentence
+    if sentence and source:
+        sentence = sentence.replace(str(local.clip), _public(source))
+    if sentence and unit.url:
+        sentence = sentence.replace(str(local.folder), _public(unit.url))
     return replace(
         outcome,
         clip=unit.clip,
         folder=outcome.folder and unit.folder,
-        sentence=said if source else outcome.sentence,
+        sentence=sentence,
     )
 
 
 def _take_up(url: str, unit: Unit) -> None:
     """Bring what is behind a URL already to where `run_clip` looks for it."""
-    if unit.existing == "replace":
-        shutil.rmtree(unit.folder, ignore_errors=True)
-        return
     mirror(url, unit.folder)
     if unit.formats and unit.folder.exists():
-        shutil.rmtree(unit.folder)
-        files, place = _filesystem(url)
         with _errors(url):
-            files.get(place, str(unit.folder), recursive=True)
+            files, place = _filesystem(url)
+            for name in files.find(place):
+                path = PurePosixPath(name).relative_to(place)
+                if ".." not in path.parts:  # as names in stores of objects may hold
+                    (unit.folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    files.get_file(name, str(unit.folder / path))
 
 
 def _fetch(url: str, clip: Path) -> None:
@@ -178,16 +202,24 @@ def _deliver(folder: Path, url: str) -> None:
     """Upload a result; it has a manifest there as long as it is whole."""
     with _errors(url, OutputError):
         files, place = _filesystem(url)
-        if files.exists(f"{place}/{MANIFEST}"):
+        files.invalidate_cache(place)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        places = {path: f"{place}/{path.relative_to(folder).as_posix()}" for path in paths}
+        last = {folder / MANIFEST: places.pop(folder / MANIFEST)}
+        if files.exists(f"{place}/{MANIFEST}"):  # or else what is there may not be ours
             files.rm_file(f"{place}/{MANIFEST}")
-        if files.exists(place):
-            files.rm(place, recursive=True)
-        names = [
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-        ]
-        for name in sorted(names, key=lambda name: name == MANIFEST):
-            files.makedirs(str(PurePosixPath(place, name).parent), exist_ok=True)
-            files.put_file(str(folder / name), f"{place}/{name}")
+            for name in {*files.find(place)} - {*places.values()}:
+                files.rm_file(name)  # as `rm` takes "[" and "?" for patterns
+        _put(files, places)
+        _put(files, last)
+
+
+def _put(files: Any, places: dict[Path, str]) -> None:
+    """Upload files, and make the folders that they are to lie in."""
+    for folder in {str(PurePosixPath(place).parent) for place in places.values()}:
+        if PurePath(folder).root:  # or else it begins with a bucket, which would be made too
+            files.makedirs(folder, exist_ok=True)
+    files.put([str(path) for path in places], [*places.values()])
 
 
 def _read(folder: Path) -> bytes | None:
@@ -195,12 +227,12 @@ def _read(folder: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _say_source(folder: Path, url: str) -> dict[str, Any]:
-    """Write the clip's URL into a manifest, and return that."""
+def _say_source(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Write into a manifest which clip it is of, and return that."""
     path = folder / MANIFEST
     manifest: dict[str, Any] = json.loads(path.read_text())
-    manifest["input"]["path"] = url
-    manifest[SOURCE] = source_of(url)
+    manifest["input"]["path"] = source["url"]
+    manifest[SOURCE] = source
     part = path.with_name(f".{MANIFEST}.part")
     part.write_text(json.dumps(manifest, indent=1))
     part.replace(path)
@@ -217,6 +249,10 @@ def _scratch() -> Path:
     return folder
 
 
+def _public(url: str) -> str:
+    return PASSWORD.sub(r"\1", url)
+
+
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -226,8 +262,12 @@ def _filesystem(url: str) -> tuple[Any, str]:
         import fsspec
     except ImportError as error:
         raise InputError(f"{url} needs fsspec: pip install 'mpsnet-cli[ray]'.") from error
-    files, place = fsspec.core.url_to_fs(url)
-    return files, place
+    if url.startswith("http"):
+        files, place = fsspec.core.url_to_fs(url)
+        return files, place
+    # In a name these are what they are; but fsspec would end some systems' names there.
+    files, place = fsspec.core.url_to_fs(url.translate(HIDING))
+    return files, place.translate({new: old for old, new in HIDING.items()})
 
 
 @contextmanager
@@ -237,8 +277,10 @@ def _errors(url: str, kind: type[MpsnetError] = InputError) -> Iterator[None]:
         yield
     except MpsnetError:
         raise
-    except FileNotFoundError as error:
-        raise kind(f"There is no {url}: check the name.") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise kind(f"{url} cannot be used: {reason[0] if reason else error!r}.") from error
+        what = _public(url)
+        if isinstance(error, FileNotFoundError) and kind is InputError:
+            raise kind(f"There is no {what}: check the name.") from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        use = "used" if kind is InputError else "written"
+        raise kind(f"{what} cannot be {use}: {reason}.") from error

@@ -18,7 +18,7 @@ import torch
 
 from mpsnet_cli.batch.fault import Fault
 from mpsnet_cli.batch.outcome import Outcome, Status
-from mpsnet_cli.batch.storage import staged
+from mpsnet_cli.batch.storage import shown, staged
 from mpsnet_cli.batch.strip import keep_strip
 from mpsnet_cli.batch.workers import Share
 from mpsnet_cli.body import load_body
@@ -184,10 +184,10 @@ def outcome_of(unit: Unit, manifest: dict[str, Any]) -> Outcome:
     status: Status = "kept" if unit.is_done else "done"
     sentence = None
     if not manifest["people"]:
-        status, sentence = "nobody", f"Nobody was found in {unit.clip}."
+        status, sentence = "nobody", f"Nobody was found in {shown(unit.clip)}."
     elif not manifest["complete"]:
         status = "partial"
-        sentence = f"Only a part of {unit.clip} could be read: copy or download it again."
+        sentence = f"Only a part of {shown(unit.clip)} could be read: copy or download it again."
     return Outcome(unit.clip, unit.name, status, sentence, unit.folder, manifest)
 
 

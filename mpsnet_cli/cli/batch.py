@@ -132,6 +132,8 @@ def existing_of(overwrite: bool, resume_any: bool) -> Existing:
 
 
 def _raise_what_failed(conclusion: Conclusion, out: Path) -> None:
+    from mpsnet_cli.batch.storage import shown
+
     failed = sum(not outcome.succeeded for outcome in conclusion.outcomes)
     count = len(conclusion.outcomes) + conclusion.unfinished
     if conclusion.interrupted:
@@ -147,4 +149,6 @@ def _raise_what_failed(conclusion: Conclusion, out: Path) -> None:
             "Then the same command goes on."
         )
     if failed:
-        raise SomeClipsFailed(f"{failed} of {count} clips failed: see {out / 'report.html'}.")
+        raise SomeClipsFailed(
+            f"{failed} of {count} clips failed: see {shown(out / 'report.html')}."
+        )

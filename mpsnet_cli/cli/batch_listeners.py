@@ -21,6 +21,7 @@ from rich.text import Text
 from mpsnet_cli.batch.batch import Conclusion, Listener, Plan
 from mpsnet_cli.batch.outcome import Outcome
 from mpsnet_cli.batch.report import REPORT_HTML
+from mpsnet_cli.batch.storage import shown
 from mpsnet_cli.batch.workers import describe
 from mpsnet_cli.cli.reporting import EVENT_EVERY
 
@@ -60,7 +61,7 @@ class QuietListener(Shown):
 
     def on_finish(self, outcome: Outcome) -> None:
         if outcome.folder:
-            click.echo(click.format_filename(outcome.folder))
+            click.echo(click.format_filename(shown(outcome.folder)))
         if not outcome.succeeded:
             click.echo(line_of(outcome), err=True)
 
@@ -77,7 +78,7 @@ class JsonListener(Shown):
 
     def emit(self, event: str, **fields: Any) -> None:
         """Print one event."""
-        click.echo(json.dumps({"event": event, **fields}, default=str))
+        click.echo(json.dumps({"event": event, **fields}, default=_written))
 
     def on_plan(self, plan: Plan) -> None:
         self.emit(
@@ -154,7 +155,7 @@ class PlainListener(Shown):
             click.echo(f"Nothing to do: all {len(conclusion.outcomes)} clips were done before.")
         else:
             click.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
-        click.echo(self.out / REPORT_HTML)
+        click.echo(shown(self.out / REPORT_HTML))
 
 
 class TerminalListener(PlainListener):
@@ -219,6 +220,10 @@ def listening(style: str | None, out: Path, *, dry_run: bool = False) -> Shown:
     return TerminalListener(out) if sys.stderr.isatty() else PlainListener(out)
 
 
+def _written(value: Any) -> str:
+    return shown(value) if isinstance(value, Path) else str(value)
+
+
 def table_of(plan: Plan) -> Table:
     """Show the clips of a plan."""
     table = Table()
@@ -231,10 +236,10 @@ def table_of(plan: Plan) -> Table:
         state = STATES[clip.state]
         table.add_row(
             Text(plain(clip.name)),
-            "" if clip.state == "broken" else span(clip.seconds),
+            span(clip.seconds) if clip.frames else "",
             f"{clip.size / 1e6:.1f} MB",
             Text(plain(f"{state}: {clip.sentence}" if clip.sentence else state)),
-            span(plan.seconds(clip)) if clip.is_to_do else "",
+            span(plan.seconds(clip)) if clip.is_to_do and clip.frames else "",
         )
     return table
 
@@ -245,6 +250,9 @@ def totals_of(plan: Plan) -> str:
     words = f"{len(plan.clips)} clips, {span(sum(clip.seconds for clip in plan.clips))}"
     if not to_do:
         return f"{words}: nothing to do."
+    if any(clip.is_to_do and not clip.frames for clip in plan.clips):
+        # Clips behind URLs are not looked into before they are worked on.
+        return f"{len(plan.clips)} clips; {to_do} to do; {describe(plan.shares)}."
     basis = "guessed" if plan.is_guess else "as results here took"
     return (
         f"{words}; {to_do} to do, about {span(plan.total_seconds)} at {plan.rate:g} frames/s "
