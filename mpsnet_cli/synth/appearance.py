@@ -62,8 +62,8 @@ class Pattern(IntEnum):
     RINGS = auto()  # held out
 
 
-TRAIN_PATTERNS = (0.52, 0.12, 0.07, 0.03, 0.05, 0.04, 0.04, 0.07, 0.06, 0, 0)
-HELD_OUT_PATTERNS = (0.31, 0.06, 0.04, 0.02, 0.03, 0.02, 0.02, 0.07, 0.06, 0.2, 0.17)
+TRAIN_PATTERNS = (0.76, 0.08, 0.04, 0.01, 0.01, 0.03, 0.01, 0.01, 0.05, 0, 0)
+HELD_OUT_PATTERNS = (0.70, 0.06, 0.03, 0.01, 0.01, 0.02, 0.01, 0.01, 0.05, 0.06, 0.04)
 PLAIN = [
     Thing.SKIN, Thing.SOCKS, Thing.SHOES, Thing.LEFT_GLOVE, Thing.RIGHT_GLOVE, Thing.HAIR,
     Thing.BEARD, Thing.HAT, Thing.ON_HEAD,
@@ -152,7 +152,7 @@ class Look(NamedTuple):
 
 def draw_look(rng: np.random.Generator, plates: Plates, *, held_out: bool) -> Look:
     """Dress somebody."""
-    bald, hat, coat = rng.random(3) < (0.06, 0.16, 0.35)
+    bald, hat, coat = rng.random(3) < (0.06, 0.10, 0.15)
     cloth, figure = _draw_materials(rng, plates, held_out=held_out)
 
     def copy(thing: Thing, other: Thing) -> None:
@@ -180,7 +180,7 @@ def draw_look(rng: np.random.Generator, plates: Plates, *, held_out: bool) -> Lo
             copy(Thing.SKIRT, Thing.TOP)
         skirt_rows, skirt_flare = _rows(rng.uniform(-0.84, -0.2)), rng.uniform(-0.02, 0.45)
         cuff = cuff if rng.random() < 0.3 else -0.16
-    gloves = np.where(rng.random(2) < 0.08, rng.uniform(0.62, 0.68, 2), NEVER)
+    gloves = np.where(rng.random(2) < 0.02, rng.uniform(0.62, 0.68, 2), NEVER)
     if rng.random() < 0.5:
         gloves[1] = gloves[0]
         copy(Thing.RIGHT_GLOVE, Thing.LEFT_GLOVE)

@@ -65,7 +65,7 @@ def draw_backdrop(rng: np.random.Generator, plates: Plates, *, edge: float) -> B
     kind = rng.random()
     if kind < 0.14:  # a studio
         behind = _draw_wall(rng, plates, colours[0], amount=rng.uniform(0, 0.06))
-        if rng.random() < 0.4:  # for chroma key, or a bold colour
+        if rng.random() < 0.15:  # for chroma key, or a bold colour
             colour = hsv(rng.random(), rng.uniform(0.7, 1), rng.uniform(0.3, 1))
             behind = behind._replace(colour=colour)
         ground = behind if rng.random() < 0.7 else _draw_wall(rng, plates, colours[1], amount=0.1)
@@ -79,7 +79,7 @@ def draw_backdrop(rng: np.random.Generator, plates: Plates, *, edge: float) -> B
     props = [_NO_PROP] * PROPS
     for k in range(rng.integers(PROPS - 2)):
         props[k] = _draw_prop(rng, plates, colours[2 + k], front=False)
-    for k in range(PROPS - 2, PROPS - 2 + int(np.searchsorted((0.7, 0.93), rng.random()))):
+    for k in range(PROPS - 2, PROPS - 2 + int(np.searchsorted((0.9, 0.98), rng.random()))):
         props[k] = _draw_prop(rng, plates, colours[2 + k], front=True)
     if np.isfinite(edge):
         half, centre = (rng.uniform(0.4, 1.5), 1.0), (rng.uniform(-0.2, 0.2), 1 + edge)
@@ -110,7 +110,7 @@ def _stacked(props: list[Props]) -> Props:
 
 
 def _draw_wall(rng: np.random.Generator, plates: Plates, colour: Array, *, amount: float) -> Wall:
-    tint = np.exp(rng.normal(0, 0.15, 3)) if rng.random() < 0.6 else np.ones(3)
+    tint = np.exp(rng.normal(0, 0.15, 3)) if rng.random() < 0.4 else np.ones(3)
     return Wall(plates.draw(rng), colour, amount, tint)
 
 

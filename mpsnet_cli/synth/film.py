@@ -16,7 +16,7 @@ from mpsnet_cli.synth.records import Value
 Array = NDArray[np.float64]
 
 SENSORS = (1.0, 0.75, 0.5, 0.375, 0.25)  # pixels that the crop had in its video, per pixel
-SENSOR_SHARES = (0.42, 0.2, 0.2, 0.11, 0.07)
+SENSOR_SHARES = (0.7, 0.17, 0.1, 0.02, 0.01)
 COARSEST = 48  # px that a crop has at least
 BLOCK = 8  # px, of JPEG
 STEPS = -1, -0.5, 0.5, 1  # of motion blur, besides where it is
@@ -66,18 +66,18 @@ class Film(NamedTuple):
 
 def draw_film(rng: np.random.Generator) -> Film:
     """Choose a camera."""
-    grey = rng.random() < 0.04
+    grey = rng.random() < 0.02
     angle = rng.uniform(0, 2 * np.pi)
-    shake = 0.05 * rng.random() ** 2 if rng.random() < 0.12 else 0.0
+    shake = 0.05 * rng.random() ** 2 if rng.random() < 0.05 else 0.0
     return Film(
-        exposure=0.2 * np.exp(rng.normal(0, 0.35)),
+        exposure=0.2 * np.exp(rng.normal(0, 0.22)),
         metering=rng.uniform(0.4, 1),
-        balance=np.exp(rng.normal(0, 0.10, 3)),
-        saturation=0.0 if grey else max(0.0, rng.normal(1, 0.2)),
-        contrast=rng.normal(1.05, 0.18),
-        bend=rng.normal(0, 0.35),
-        lift=rng.normal(0, 0.03),
-        blur=rng.uniform(0, 0.3),
+        balance=np.exp(rng.normal(0, 0.05, 3)),
+        saturation=0.0 if grey else max(0.0, rng.normal(1, 0.13)),
+        contrast=rng.normal(1.05, 0.12),
+        bend=rng.normal(0, 0.22),
+        lift=rng.normal(0, 0.02),
+        blur=rng.uniform(0, 0.2),
         shake=shake * np.array([np.cos(angle), np.sin(angle)]),
         sensor=int(np.searchsorted(np.cumsum(SENSOR_SHARES[:-1]), rng.random())),
         grain=0.0 if rng.random() < 0.3 else 0.04 * rng.random() ** 2,

@@ -111,9 +111,11 @@ SPEED = 0.25  # deviation of the log of the speed at which a take is played
 SPEEDS = 0.6, 1.6
 SWAY = 0.25  # by which the speed goes up and down
 OTHER_UPPER, OTHER_ARMS, MEAN = 0.25, 0.1, 0.15  # shares of movements out of two stretches
-ANYTHING = 0.1  # share of movements that are nothing but keys, any posture
-KEYED_LEGS, KEYED_ARMS, KEYED_ARM, KEYED_TRUNK, KEYED_NECK = 0.25, 0.4, 0.2, 0.25, 0.4
-ANY_KEY = 0.25  # share of keys that are not out of the tables
+ANYTHING = 0.03  # share of movements that are nothing but keys, any posture
+KEYED_LEGS, KEYED_ARMS, KEYED_ARM, KEYED_TRUNK, KEYED_NECK = 0.15, 0.3, 0.15, 0.15, 0.3
+ANYWHERE = 0.6  # share of movements that begin in any direction; people are filmed rather in front
+TOWARDS = 0.8  # rad, deviation of the others from facing z, where the camera is
+ANY_KEY = 0.1  # share of keys that are not out of the tables
 SAME_SIDES = 0.5  # share of keys whose left and right limb are out of the same row
 VARIATION = 0.08  # deviation of a key from the table, of a joint's range
 EASE = 0.15  # deviation of trunk and neck from straight, of their range
@@ -123,7 +125,7 @@ WAVES = np.array([0.25, 0.6, 1.4])  # Hz, of the random motion of all joints
 WAVE = 0.02 * np.array([1, 0.6, 0.3])  # amplitude of each, of a joint's range
 ROOT_RANGE = np.radians((60, 120, 60))  # what counts as the root's range in that
 TILT = np.radians(6)  # deviation of the whole's tilt, each of pitch and roll
-TILTED, TUMBLED = 0.08, 0.03  # shares with a large tilt, with any
+TILTED, TUMBLED = 0.03, 0.005  # shares with a large tilt, with any
 LARGE_TILTS = np.radians((20, 100))
 TOUCH = 0.035  # m, by which soft parts may lie in each other
 TRIES = 4
@@ -165,7 +167,9 @@ def _compose(repertoire: Repertoire, rng: np.random.Generator, times: Array) -> 
     """Draw all but the tilt."""
     path: Array | None
     angles, path, name = _play(repertoire, rng, times)
-    heading = rng.uniform(0, 2 * np.pi) - angles[0, ROOT, 1]
+    anywhere = rng.random() < ANYWHERE
+    heading = rng.uniform(0, 2 * np.pi) if anywhere else rng.normal(0, TOWARDS)
+    heading -= angles[0, ROOT, 1]
     anything = rng.random() < ANYTHING
     mix = rng.random()
     if not anything and mix < OTHER_UPPER + OTHER_ARMS + MEAN:

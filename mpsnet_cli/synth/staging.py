@@ -38,8 +38,8 @@ FOCAL_SPREAD = 0.3  # deviation of the logarithm of focal lengths about the imag
 NEAREST = 0.6  # m, from the camera to whatever belongs to a person
 CLOTHING = 0.01  # by which a box grows on all sides, in its longer sides
 SOLE = 0.05  # m, from the lowest joint down to the ground
-COMPANY_SHARE = 0.25  # of pictures, in which another person appears
-LOW_SHARE = 0.15  # of pictures, in which something on the ground hides a body's lower part
+COMPANY_SHARE = 0.12  # of pictures, in which another person appears
+LOW_SHARE = 0.07  # of pictures, in which something on the ground hides a body's lower part
 
 
 class Camera(NamedTuple):
@@ -232,13 +232,13 @@ class Staging:
 def _draw_view(rng: np.random.Generator) -> Array:
     """Choose how the camera looks: world axes to camera axes."""
     kind = rng.random()
-    if kind < 0.72:
+    if kind < 0.85:
         pitch = rng.normal(0.06, 0.1)
-    elif kind < 0.93:
-        pitch = rng.uniform(0.1, 0.75)
+    elif kind < 0.97:
+        pitch = rng.uniform(0.1, 0.6)
     else:
         pitch = rng.uniform(-0.4, 0)
-    roll = rng.uniform(-np.pi, np.pi) if rng.random() < 0.03 else rng.normal(0, 0.05)
+    roll = rng.uniform(-np.pi, np.pi) if rng.random() < 0.005 else rng.normal(0, 0.04)
     turn = Rotation.from_euler("xz", (pitch, roll)).as_matrix()
     return turn @ np.diag([1.0, -1.0, -1.0])
 
@@ -258,9 +258,9 @@ def _stand(rng: np.random.Generator, actor: Act, focal: float, image_size: Array
     low, high = points.min(axis=0), points.max(axis=0)
     size, middle = (high - low)[:2], (high + low)[:2] / 2
     kind = rng.random()
-    if kind < 0.8:  # whole, if it fits
+    if kind < 0.88:  # whole, if it fits
         share = np.exp(rng.uniform(np.log(0.15), np.log(0.97)))
-    elif kind < 0.94:  # cut by the lower edge
+    elif kind < 0.97:  # cut by the lower edge
         share = rng.uniform(1.05, 2.4)
     else:
         share = np.exp(rng.uniform(np.log(0.3), np.log(1.3)))
@@ -268,10 +268,10 @@ def _stand(rng: np.random.Generator, actor: Act, focal: float, image_size: Array
     half = focal * size / depth / 2
     place = rng.beta(2.5, 2.5, 2)  # people are filmed rather in the middle
     room = np.minimum(half, image_size / 2)
-    if kind >= 0.94:
+    if kind >= 0.97:
         room[0] *= 0.2  # cut by a side
     centre = room + place * (image_size - 2 * room)
-    if 0.8 <= kind < 0.94:
+    if 0.88 <= kind < 0.97:
         centre[1] = image_size[1] * rng.uniform(-0.04, 0.2) + half[1]
     return np.append(depth * (centre - image_size / 2) / focal - middle, depth)
 
@@ -324,9 +324,9 @@ def draw_light(rng: np.random.Generator, view: Array) -> Light:
     rise, around = rng.uniform(0.1, 1.45), rng.uniform(0, 2 * np.pi)
     towards = (np.cos(rise) * np.sin(around), np.sin(rise), np.cos(rise) * np.cos(around))
     overcast = rng.random() < 0.4
-    direct = rng.uniform(0, 0.4) if overcast else rng.uniform(0.4, 1.8)
-    ambient = rng.uniform(0.6, 1.1) if overcast else rng.uniform(0.12, 0.6)
-    tints = np.exp(rng.normal(0, 0.12, (3, 3)))
+    direct = rng.uniform(0, 0.4) if overcast else rng.uniform(0.4, 1.5)
+    ambient = rng.uniform(0.6, 1.1) if overcast else rng.uniform(0.25, 0.7)
+    tints = np.exp(rng.normal(0, 0.06, (3, 3)))
     return Light(
         towards=view @ np.array(towards),
         direct=direct * tints[0],
