@@ -99,7 +99,7 @@ def connected(
             )
         except ConnectionError as error:
             raise InputError(
-                f"Ray cannot be used: {_last_line(error)} A cluster that asks for a token needs "
+                f"Ray cannot be used: {_last_line(error)} If the cluster asks for a token, set "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too."
             ) from error
         except (ValueError, RuntimeError) as error:
@@ -391,7 +391,7 @@ def _hush() -> None:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return str(error).strip().splitlines()[-1].rstrip(".") + "."
 
 
 # What follows runs on the nodes.
