@@ -17,14 +17,14 @@ folder, clip = Path(sys.argv[1]), Path(sys.argv[2])
 source = probe(clip)
 manifest = json.loads((folder / "clip.json").read_text())
 assert manifest["complete"], manifest
-assert manifest["weights"]["trained"] is False
-assert any("UNTRAINED" in warning.upper() for warning in manifest["warnings"])
+assert manifest["weights"]["trained"] is True
+assert manifest["weights"]["name"] == "starter (synthetic)"
 assert [person["id"] for person in manifest["people"]] == [1, 2]
 
 for person in manifest["people"]:
     motion = Motion.load(folder / person["file"])
-    assert len(motion) == source.frame_count, (len(motion), source.frame_count)
-    assert not motion.trained
+    assert len(motion) > 0.95 * source.frame_count, (len(motion), source.frame_count)
+    assert motion.trained
     for name, value in vars(motion).items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             assert np.isfinite(value).all(), name

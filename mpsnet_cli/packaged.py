@@ -9,6 +9,10 @@ from pathlib import Path
 from mpsnet_cli.errors import WeightsError
 
 PACKAGED: dict[str, str] = {  # sha256 by file name, of every network in weights/
+    "mpsnet-starter.safetensors": (
+        "ade0a2c0ecf5ff3a4625bcdcae4d10eb8bbdfc0e5100e34d3896867dbadab85c"
+    ),
+    "person-starter.pt": "9b578da432d6aa17f232066ca4473f3cfcc0e53da7c102a2ffd9d02b00fbe009",
 }
 
 
