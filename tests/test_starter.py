@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -19,7 +21,7 @@ from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking import Detector, read_boxes
 from mpsnet_cli.tracking.detector import STARTER_DETECTOR
 from mpsnet_cli.video import probe, read_frames
-from mpsnet_cli.weights import STARTER, load_model
+from mpsnet_cli.weights import STARTER, load_model, read_info
 from mpsnet_cli.windows import window_indices
 
 CLIP = ROOT / "examples" / "walk.mp4"
@@ -28,10 +30,14 @@ TRUTH = ROOT / "examples" / "walk.npz"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
-def starter(precision: Precision = "fp32") -> Model:
-    path = packaged_file(STARTER.file)
+def shipped(name: str) -> Path:
+    path = packaged_file(name)
     assert path is not None
-    return load_model(path, device="cpu", precision=precision)
+    return path
+
+
+def starter(precision: Precision) -> Model:
+    return load_model(shipped(STARTER.file), device="cpu", precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +48,16 @@ def result() -> Result:
     return evaluate_clip(video, load_truth(TRUTH), starter("bf16"), body, tracks=tracks)
 
 
-def test_bodies_are_nearer_to_the_people_than_one_that_stands_still(result: Result) -> None:
-    errors = result.pooled.means()
-    assert errors["pa_mpjpe"] < 100
-    assert errors["mpjpe"] < 150
-
-
-def test_bodies_stand_where_the_people_are(result: Result) -> None:
-    assert result.pooled.means()["joints2d"] < 25  # px; people are 400 px high
+@pytest.mark.parametrize(("error", "most"), [("pa_mpjpe", 90), ("mpjpe", 115), ("joints2d", 16)])
+def test_errors_are_about_those_of_the_model_card(result: Result, error: str, most: float) -> None:
+    """83.6 mm, 107.8 mm and 14.2 px there; CPUs round differently."""
+    assert result.pooled.means()[error] < most
 
 
 @pytest.fixture(scope="module")
 def crops() -> NDArray[np.uint8]:
     """Crops of the woman in frames 20 to 51, as the weights want them."""
-    config = starter().config
+    config = read_info(shipped(STARTER.file)).config
     video = probe(CLIP)
     woman = read_boxes(BOXES, video)[1]
     squares = dict(
@@ -82,12 +84,11 @@ def test_bf16_moves_joints_by_less_than_a_millimetre_on_average(crops: NDArray[n
 
 
 def test_the_detector_finds_both_people() -> None:
-    path = packaged_file(STARTER_DETECTOR)
-    assert path is not None
     video = probe(CLIP)
     tracks = read_boxes(BOXES, video)
     frames = [f for f in read_frames(video, report=Reporter()) if f.index % 20 == 0]
-    detections = Detector(path, device="cpu", precision="fp32").detect([f.image for f in frames])
+    detector = Detector(shipped(STARTER_DETECTOR), device="cpu", precision="fp32")
+    detections = detector.detect([frame.image for frame in frames])
     found = [each.boxes[each.scores >= 0.25] for each in detections]
     true = [np.stack([track.boxes[track.frames == f.index][0] for track in tracks]) for f in frames]
     assert recall(found, true) > 0.8

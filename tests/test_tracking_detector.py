@@ -319,8 +319,6 @@ def test_a_checkpoint_need_not_state_its_size():
 
 
 def test_the_packaged_starter_is_a_detector_of_people():
-    if STARTER_DETECTOR not in PACKAGED:
-        pytest.skip(f"{STARTER_DETECTOR} does not ship with this version")
     detector = Detector(packaged_folder() / STARTER_DETECTOR, device="cpu", precision="fp32")
     assert detector.path.stat().st_size <= 6e6
     assert dict(detector._network.names) == {0: "person"}
