@@ -189,11 +189,11 @@ def sequences(options: argparse.Namespace, report: Reporter) -> str:
     """Compare the weights with themselves without time, and with what knows nothing."""
     body = load_body("free-1")
     model = load_model(options.weights, device=options.device, report=report)
-    moving = _sequences(options.data, model, options.cache, report)
+    moving = held_out_sequences(options.data, model, options.cache, report)
     still_model, still = model, moving
     if options.still:
         still_model = load_model(options.still, device=options.device, report=report)
-        still = _sequences(options.data, still_model, options.cache, report)
+        still = held_out_sequences(options.data, still_model, options.cache, report)
     pose, betas = mean_of_training(options.train)
 
     def row(
@@ -237,7 +237,8 @@ def sequences(options: argparse.Namespace, report: Reporter) -> str:
     ])  # fmt: skip
 
 
-def _sequences(folder: Path, model: Model, cache: Path, report: Reporter) -> list[Sequence]:
+def held_out_sequences(folder: Path, model: Model, cache: Path, report: Reporter) -> list[Sequence]:
+    """Return the sequences of a held-out folder, with features, which are kept in `cache`."""
     digest, count = read_recipe(folder, kind="sequences", split="held-out")
     path = cache / f"sequences-{count}-{digest[:12]}-{model.weights.sha256[:12]}.npz"
     if not path.is_file():
@@ -505,9 +506,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, nargs="+", default=[], help="real ones")
     parser.add_argument("--every", type=int, default=10, help="of how many frames of them one")
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "mpsnet-starter"
-    )
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     for name in NEEDED.get(options.section, ()):

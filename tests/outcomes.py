@@ -22,7 +22,7 @@ def make_manifest(*, people: int = 1, frames: int = 10, **changed: Any) -> dict[
         "format": "mpsnet-clip/1",
         "tool": {"name": "mpsnet-cli", "version": "0.1.0"},
         "input": {"path": "clip.mp4", "bytes": 1000, "sha256": "0" * 64},
-        "arguments": {"start": None, "end": None, "smooth": 0.1},
+        "arguments": {"start": None, "end": None, "smooth": 0.2},
         "weights": {"name": "mps-net", "sha256": "ab" * 32, "trained": True},
         "body": {"name": "free-1", "sha256": "cd" * 32},
         "detector": {"name": "yolo11n.pt", "sha256": "ef" * 32},

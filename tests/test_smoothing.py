@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from mpsnet_cli.geometry import axis_angle_to_matrix, weak_to_perspective
 from mpsnet_cli.motion import Motion
-from mpsnet_cli.smoothing import smooth_motion
+from mpsnet_cli.smoothing import smooth_motion, smooth_rotations, smooth_values
 
 
 def rotation_error(a: Motion, b: Motion) -> float:
@@ -43,6 +43,48 @@ def test_a_constant_motion_stays() -> None:
     motion = make_motion(30)
     constant = replace(motion, pose=np.tile(motion.pose[:1], (30, 1)))
     assert rotation_error(smooth_motion(constant, 1), constant) < 1e-3
+
+
+def test_even_motion_stays() -> None:
+    line = np.linspace([0.0, 1, 2], [3.0, -2, 9], 50)
+    np.testing.assert_allclose(smooth_values(line, np.arange(50), width=6), line, atol=1e-9)
+
+
+def test_a_gaussian_of_the_same_width_halves_the_same_frequency() -> None:
+    width = 2.5
+    frequency = np.sqrt(2 * np.log(2)) / width
+    wave = np.sin(frequency * np.arange(400))[:, None]
+    calm = smooth_values(wave, np.arange(400), width=width)
+    np.testing.assert_allclose(calm[100:300], wave[100:300] / 2, rtol=0.03)  # of differences
+
+
+def test_values_are_the_least_squares_fit() -> None:
+    """Against the normal equations, written down whole."""
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    bend = np.diff(np.eye(30), n=2, axis=0)
+    strictness = 1.7**4 / (2 * np.log(2)) ** 2
+    expected = np.linalg.solve(np.eye(30) + strictness * bend.T @ bend, values)
+    np.testing.assert_allclose(smooth_values(values, np.arange(30), width=1.7), expected)
+
+
+def test_a_few_frames_turned_round_are_left_out() -> None:
+    """As where a network wavers between facing left and right; averaging would give neither."""
+    turn = Rotation.from_rotvec(np.linspace(0.3, 0.9, 60)[:, None] * [0, 1, 0])
+    wavering = turn.as_matrix()[:, None].copy()
+    flipped = [20, 21, 23, 40]
+    wavering[flipped, 0] = (turn[flipped] * Rotation.from_rotvec([0, 3.0, 0])).as_matrix()
+    calm = Rotation.from_matrix(smooth_rotations(wavering, np.arange(60), width=1.2)[:, 0])
+    assert np.degrees((calm.inv() * turn).magnitude()).max() < 3
+
+
+def test_who_turns_round_does_turn_round() -> None:
+    """Half a turn in a third of a second, at 30 frames/s: no flip, and not lost."""
+    angle = np.pi * np.clip((np.arange(60) - 25) / 10, 0, 1)
+    turn = Rotation.from_rotvec(angle[:, None] * [0, 1, 0])
+    calm = smooth_rotations(turn.as_matrix()[:, None], np.arange(60), width=1.2)[:, 0]
+    off = (Rotation.from_matrix(calm).inv() * turn).magnitude()
+    assert np.degrees(off).max() < 12
+    assert np.degrees(off[:15]).max() < 0.1
 
 
 def test_turning_through_pi_has_no_jump() -> None:

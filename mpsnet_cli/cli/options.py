@@ -176,7 +176,7 @@ _OF_RUN = (
     click.option(
         "--smooth",
         type=FiniteRange(0, 1),
-        default=0.1,
+        default=0.2,
         show_default=True,
         help="Smoothing over time; 0: none.",
     ),

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from mpsnet_cli.geometry import nearest_rotation
-from mpsnet_cli.smoothing import MAX_SIGMA, smooth_values
+from mpsnet_cli.smoothing import smooth_rotations, smooth_values, width_in_frames
 
 Floats = NDArray[np.floating]
 
@@ -18,9 +17,11 @@ def tool_filter(
     rotmats: Floats, betas: Floats, frame_ids: NDArray[np.int64], *, strength: float, fps: float
 ) -> tuple[Floats, Floats]:
     """Smooth rotations (N, 24, 3, 3) and betas (N, 10) as `smooth_motion` does a Motion's."""
-    sigma = strength * MAX_SIGMA * fps
-    calm = smooth_values(rotmats.astype(np.float64), frame_ids, sigma=sigma)
-    return nearest_rotation(calm), smooth_values(betas.astype(np.float64), frame_ids, sigma=sigma)
+    width = width_in_frames(strength, fps)
+    return (
+        smooth_rotations(rotmats, frame_ids, width=width),
+        smooth_values(betas, frame_ids, width=width),
+    )
 
 
 def release_filter(rotmats: Floats) -> Floats:
