@@ -135,12 +135,15 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda", {}, "fp16"),
         ("mps", {"avx512_bf16": True}, "fp32"),
         ("cpu", {"avx512_bf16": True}, "bf16"),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),
+        ("cpu", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
         ("cpu", {"amx_bf16": True}, "bf16"),
         ("cpu", {"avx512_f": True}, "fp32"),
     ],
 )
 def test_automatic_precision(
-    monkeypatch: pytest.MonkeyPatch, device: str, flags: dict[str, bool], precision: str
+    monkeypatch: pytest.MonkeyPatch, device: str, flags: dict[str, object], precision: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     assert resolve_precision("auto", torch.device(device)) == precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -135,24 +136,38 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """Turn auto into what the backbone had best compute in on `device`; check the others.
 
-    "auto" is fp16 on CUDA, bf16 on a CPU that computes in it, fp32 elsewhere. On CUDA, fp32
+    "auto" is fp16 on CUDA, bf16 on a CPU that is faster in it, fp32 elsewhere. On CUDA, fp32
     convolutions are as exact as torch's settings for TF32 let them be.
     Raises DeviceError for fp16 on a CPU that does not compute in it.
     """
     if precision == "auto":
         if device.type == "cuda":
             return "fp16"
-        return "bf16" if device.type == "cpu" and _cpu_computes("bf16") else "fp32"
+        return "bf16" if device.type == "cpu" and _cpu_is_faster_in_bf16() else "fp32"
     if precision not in DTYPES:
         raise DeviceError(f"There is no precision {precision!r}: use auto, {', '.join(DTYPES)}.")
-    if precision == "fp16" and device.type == "cpu" and not _cpu_computes("fp16"):
+    if precision == "fp16" and device.type == "cpu" and not _cpu_computes_fp16():
         raise DeviceError("This CPU does not compute in fp16: use --precision auto, bf16 or fp32.")
     return precision
 
 
-def _cpu_computes(kind: Literal["bf16", "fp16"]) -> bool:
-    """Whether x86 instructions for the type are here; without them it is slower than fp32."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch: stay with what is safe
-        return False
-    flags = torch.cpu.get_capabilities()
-    return bool(flags.get(f"avx512_{kind}") or flags.get(f"amx_{kind}"))
+def _cpu_is_faster_in_bf16() -> bool:
+    """Whether bf16 pays: with AMX, or on AMD's vector units.
+
+    Intel's multiply as many numbers in fp32 as in bf16, and conversions come on top: the backbone
+    runs at 0.65 to 0.75 times the speed of fp32 there (benchmarks/README.md).
+    """
+    flags = _cpu_flags()
+    intel = str(flags.get("cpu_name", "")).startswith("Intel")
+    return bool(flags.get("amx_bf16") or (flags.get("avx512_bf16") and not intel))
+
+
+def _cpu_computes_fp16() -> bool:
+    """Whether x86 instructions for fp16 are here; without them it is slower than fp32."""
+    flags = _cpu_flags()
+    return bool(flags.get("avx512_fp16") or flags.get("amx_fp16"))
+
+
+def _cpu_flags() -> Mapping[str, object]:
+    """Return what torch knows of the CPU; an older one tells nothing: stay with what is safe."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
