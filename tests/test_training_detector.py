@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from conftest import ROOT
 
 from mpsnet_cli.cli.detector import detector as command
-from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.errors import InputError, OutputError, WeightsError
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth.crowd import SceneBatch
 from mpsnet_cli.synth.shards import Recipe, write_shards
-from mpsnet_cli.tracking.detector import Detector
-from mpsnet_cli.training.config import load_config
+from mpsnet_cli.tracking.detector import Detector, quiet_ultralytics
+from mpsnet_cli.training.config import PictureNetwork, load_config
 from mpsnet_cli.training.detector import (
     BEST,
     LAST,
@@ -29,7 +29,9 @@ from mpsnet_cli.training.detector import (
     SceneData,
     SceneSchedule,
     judge,
+    load_weights,
     new_network,
+    save_detector,
     train_detector,
 )
 from mpsnet_cli.training.scenes import Scenes, batches, load_scenes, still_batches, vary
@@ -80,9 +82,9 @@ def scenes(folder: Path) -> Scenes:
 
 
 def toy_config(folder: Path, **schedule: Any) -> DetectorConfig:
-    usual = {"pictures": 32, "size": 64, "batch_size": 8, "warmup": 8}
+    usual = {"pictures": 32, "sizes": (64,), "batch_size": 8, "warmup": 8}
     return DetectorConfig(
-        SceneData((folder,), (folder,)), SceneSchedule(**{**usual, **schedule}),
+        SceneData((folder,), (folder,)), schedule=SceneSchedule(**{**usual, **schedule}),
         long_sides=(96, 128), device="cpu", precision="fp32", checkpoint_every=8, validate_every=16,
     )  # fmt: skip
 
@@ -132,7 +134,7 @@ def test_a_box_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_are_functions_of_seed_and_step(scenes: Scenes) -> None:
-    options: dict[str, Any] = {"batch_size": 8, "size": 64, "mosaic": 0.3, "seed": 4}
+    options: dict[str, Any] = {"batch_size": 8, "sizes": (64,), "mosaic": 0.3, "seed": 4}
     all_of_them = list(batches(scenes, range(6), **options))
     assert len(all_of_them) == 6
     for first, again in zip(all_of_them[4:], batches(scenes, range(4, 6), **options), strict=True):
@@ -147,6 +149,14 @@ def test_batches_are_functions_of_seed_and_step(scenes: Scenes) -> None:
     assert all_of_them[0].boxes.max() <= 64
     with pytest.raises(InputError, match="24 scenes, and a batch takes 25"):
         next(batches(scenes, range(1), **{**options, "batch_size": 25}))
+
+
+def test_batches_are_of_all_sizes(scenes: Scenes) -> None:
+    options: dict[str, Any] = {"batch_size": 8, "sizes": (64, 96, 128), "mosaic": 0.3, "seed": 4}
+    sides = [batch.images.shape[-1] for batch in batches(scenes, range(20), **options)]
+    assert set(sides) == {64, 96, 128}
+    assert [b.images.shape[-1] for b in batches(scenes, range(15, 20), **options)] == sides[15:]
+    assert SceneSchedule(sizes=(128, 64, 96)).size == 96
 
 
 def test_still_batches_are_the_scenes(scenes: Scenes) -> None:
@@ -174,7 +184,7 @@ def test_a_new_network_expects_few_people() -> None:
 def test_a_few_pictures_are_learnt(scenes: Scenes, folder: Path) -> None:
     config = toy_config(folder, pictures=800, learning_rate=4e-3)
     learner = DetectorLearner(new_network(size=64, seed=0), config, torch.device("cpu"))
-    (batch,) = batches(scenes, range(1), batch_size=8, size=64, mosaic=0, seed=0)
+    (batch,) = batches(scenes, range(1), batch_size=8, sizes=[64], mosaic=0, seed=0)
     losses = [sum(learner.learn(step, batch).values()) for step in range(25)]
     assert np.mean(losses[-4:]) < 0.75 * np.mean(losses[:4])
 
@@ -263,6 +273,37 @@ def test_a_stopped_run_goes_on_exactly(
             assert torch.equal(value, states[1][part][name]), name
 
 
+def test_a_run_goes_on_from_the_weights_of_another(
+    run: tuple[Path, list[Check]], folder: Path, tmp_path: Path
+) -> None:
+    from ultralytics.nn.tasks import torch_safe_load
+
+    network = new_network(size=64, seed=1)
+    load_weights(network, run[0] / LAST)
+    earlier, _ = torch_safe_load(run[0] / LAST, safe_only=True)
+    for name, value in earlier["model"].state_dict().items():
+        assert torch.equal(network.state_dict()[name], value.to(network.state_dict()[name])), name
+    config = dataclasses.replace(toy_config(folder), network=PictureNetwork(run[0] / LAST))
+    list(train_detector(config, tmp_path / "out", report=Reporter()))
+    later, _ = torch_safe_load(tmp_path / "out" / LAST, safe_only=True)
+    assert "trained from last.pt (" in later["mpsnet"]["note"]
+
+
+def test_only_weights_of_such_a_run_can_be_gone_on_from(tmp_path: Path) -> None:
+    from ultralytics.nn.tasks import DetectionModel
+
+    with quiet_ultralytics():
+        other = DetectionModel("yolov8n.yaml", nc=1, verbose=False)
+    other.names, other.args = {0: "person"}, {}
+    file = tmp_path / "other.pt"
+    save_detector(other, file, name="other", note="", long_sides=(64, 64))
+    with pytest.raises(WeightsError, match=r"other\.pt is not one of `mpsnet detector`"):
+        load_weights(new_network(size=64, seed=0), file)
+    file.write_bytes(b"no pickle")
+    with pytest.raises(WeightsError, match=r"other\.pt cannot be opened"):
+        load_weights(new_network(size=64, seed=0), file)
+
+
 def test_what_cannot_be_trained(
     run: tuple[Path, list[Check]], folder: Path, tmp_path: Path
 ) -> None:
@@ -274,8 +315,8 @@ def test_what_cannot_be_trained(
         begin(config, run[0])
     with pytest.raises(InputError, match="is of another run: its seed is 0, and this one's is 1"):
         begin(dataclasses.replace(config, seed=1), run[0], resume=True)
-    with pytest.raises(InputError, match="size is 100, and must be a multiple of 32"):
-        begin(toy_config(folder, size=100))
+    with pytest.raises(InputError, match=r"sizes is \[64, 100\], and must be multiples of 32"):
+        begin(toy_config(folder, sizes=(64, 100)))
     with pytest.raises(InputError, match="must be two numbers, rising"):
         begin(dataclasses.replace(config, long_sides=(512, 384)))
     empty = tmp_path / "empty"
@@ -294,7 +335,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "toy.yaml"
     config.write_text(
         f"data: {{scenes: [{folder}], validation: [{folder}]}}\n"
-        "schedule: {pictures: 16, size: 64, batch_size: 8, mosaic: 0}\n"
+        "schedule: {pictures: 16, sizes: 64, batch_size: 8, mosaic: 0}\n"
         "device: cpu\nprecision: bf16\n"
     )
     result = CliRunner().invoke(command, [str(config), "-o", str(tmp_path / "out")])

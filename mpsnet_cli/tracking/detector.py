@@ -221,9 +221,19 @@ def _load_network(path: Path) -> tuple[Any, tuple[int, int]]:
     """Build the network (ultralytics' DetectionModel, fused, float32) that a checkpoint holds.
 
     Also return the limits for the longer side of its input, px.
+    """
+    network, remarks = read_checkpoint(path)
+    network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
+    with quiet_ultralytics():
+        return network.float().fuse(verbose=False).eval(), _long_sides(remarks, path)
+
+
+def read_checkpoint(path: Path) -> tuple[Any, Any]:
+    """Return the DetectionModel that a checkpoint holds as it is, and what is under "mpsnet".
 
     A .pt file is a pickle, and a pickle can run anything. This one is read by torch's restricted
-    unpickler, which makes nothing but the network layers on ultralytics' list.
+    unpickler, which makes nothing but the network layers on ultralytics' list. Raises WeightsError
+    for a file that holds anything else, or no detector that knows people.
     """
     with quiet_ultralytics(), tempfile.TemporaryDirectory() as folder:
         from ultralytics.nn.tasks import DetectionModel, torch_safe_load
@@ -245,8 +255,7 @@ def _load_network(path: Path) -> tuple[Any, tuple[int, int]]:
             raise WeightsError(
                 f"{path} does not detect people: use a YOLO detection model with a class 'person'."
             )
-        network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
-        return network.float().fuse(verbose=False).eval(), _long_sides(remarks, path)
+        return network, remarks
 
 
 def _long_sides(remarks: Any, path: Path) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """A run that teaches a small network where people are: scenes in, a YOLO checkpoint out.
 
 Networks, loss and suppression are ultralytics'; its trainer wants folders of pictures, and has no
-bfloat16 on a CPU. Nothing starts from anybody's weights. The folder of a run holds
+bfloat16 on a CPU. A run starts from random weights or goes on from those of an earlier one. Its
+folder holds
 
     last.pt, best.pt      the averaged network at the last check and at the best, by AP50; half
                           precision, in ultralytics' format, so AGPL-3.0 as its networks are
@@ -26,11 +27,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mpsnet_cli.errors import InputError
+from mpsnet_cli.errors import InputError, WeightsError
 from mpsnet_cli.evaluation.detection import average_precision, recall
 from mpsnet_cli.model.inference import DTYPES, resolve_device
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
-from mpsnet_cli.tracking.detector import NMS_IOU, STRIDE, quiet_ultralytics
+from mpsnet_cli.tracking.detector import NMS_IOU, STRIDE, quiet_ultralytics, read_checkpoint
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
@@ -39,7 +41,7 @@ from mpsnet_cli.training.checkpoint import (
     save_checkpoint,
     take_up,
 )
-from mpsnet_cli.training.config import flatten
+from mpsnet_cli.training.config import PictureNetwork, flatten
 from mpsnet_cli.training.scenes import Batch, Scenes, batches, load_scenes, still_batches
 from mpsnet_cli.training.schedule import share_of_rate
 from mpsnet_cli.weights import PARTLY_TRAINED
@@ -72,19 +74,25 @@ class SceneData:
 
 @dataclass(frozen=True)
 class SceneSchedule:
-    """How many pictures are seen in all, at what size, px, and how fast.
+    """How many pictures are seen in all, at what sizes, px, and how fast.
 
+    Each batch is of one of the `sizes`, at random: people of all heights are to be found at any.
     The rate rises over `warmup` pictures and then falls as a cosine to a hundredth. `mosaic` is the
     share of pictures that are four in one.
     """
 
     pictures: int = 60_000
-    size: int = 320
+    sizes: tuple[int, ...] = (256, 320, 384, 448, 512)
     batch_size: int = 16
     learning_rate: float = 2e-3
     warmup: int = 2_000
     weight_decay: float = 5e-4
     mosaic: float = 0.15
+
+    @property
+    def size(self) -> int:
+        """The size, px, that checks are made at: the middle one."""
+        return sorted(self.sizes)[len(self.sizes) // 2]
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class DetectorConfig:
     """
 
     data: SceneData
+    network: PictureNetwork = PictureNetwork()  # noqa: RUF009 (frozen)
     schedule: SceneSchedule = SceneSchedule()
     name: str = "trained with mpsnet detector"
     long_sides: tuple[int, ...] = (384, 512)
@@ -127,8 +136,8 @@ def train_detector(
 
     Nothing happens until the checks are asked for. With `resume` a run that stopped goes on exactly
     where its last checkpoint is, or starts if there is none. Raises InputError for scenes that
-    cannot be used or a checkpoint of another run, DeviceError, and OutputError where the folder
-    cannot be written or holds a run already.
+    cannot be used or a checkpoint of another run, WeightsError for a network that cannot be started
+    from, DeviceError, and OutputError where the folder cannot be written or holds a run already.
     """
     with run_folder(out, resume=resume):
         run = _Run(config, out, report)
@@ -150,6 +159,21 @@ def new_network(*, size: int, seed: int) -> Any:
     for branch, stride in zip(head.cv3, head.stride.tolist(), strict=True):
         nn.init.constant_(branch[-1].bias, math.log(PER_PICTURE / (size / stride) ** 2))
     return network
+
+
+def load_weights(network: Any, path: Path) -> None:
+    """Let a new network go on from the weights of a file that an earlier run has written.
+
+    Raises WeightsError for a file that cannot be opened, or is of another architecture.
+    """
+    found, _ = read_checkpoint(path)
+    try:
+        network.load_state_dict(found.float().state_dict())
+    except RuntimeError as error:
+        raise WeightsError(
+            f"The detector {path} is not one of `mpsnet detector`: start from such a file, or from "
+            "none."
+        ) from error
 
 
 class DetectorLearner:
@@ -282,9 +306,9 @@ class _Run:
     def __init__(self, config: DetectorConfig, out: Path, report: Reporter) -> None:
         self.config, self.schedule = config, config.schedule
         self.out, self.report = out, report
-        if self.schedule.size % STRIDE:
+        if not self.schedule.sizes or any(size % STRIDE for size in self.schedule.sizes):
             raise InputError(
-                f"schedule.size is {self.schedule.size}, and must be a multiple of {STRIDE}."
+                f"schedule.sizes is {list(self.schedule.sizes)}, and must be multiples of {STRIDE}."
             )
         if len(config.long_sides) != 2 or config.long_sides[0] > config.long_sides[1]:
             raise InputError(
@@ -295,11 +319,17 @@ class _Run:
         if not sum(map(len, self.validation.boxes)):
             raise InputError("There is nobody in data.validation: nothing can be measured on it.")
         network = new_network(size=self.schedule.size, seed=config.seed)
+        self.start, start = "random weights", {}
+        if (weights := config.network.weights) is not None:
+            load_weights(network, weights)
+            start = {weights.name: file_sha256(weights)}
+            self.start = f"{weights.name} ({start[weights.name][:12]}…)"
         self.learner = DetectorLearner(network, config, resolve_device(config.device))
         self.step = 0  # steps done
         self.best = -math.inf  # AP50, highest so far
         self.identity = {
             **{name: value for name, value in flatten(config).items() if name not in FREE},
+            **start,
             "number of scenes": len(self.scenes.jpegs),
         }
 
@@ -318,7 +348,7 @@ class _Run:
         checks = MetricsFile(self.out / VALIDATION, tuple(Check.__annotations__), done=self.step)
         steps = range(self.step, -(-self.schedule.pictures // batch_size))
         data = batches(
-            self.scenes, steps, batch_size=batch_size, size=self.schedule.size,
+            self.scenes, steps, batch_size=batch_size, sizes=self.schedule.sizes,
             mosaic=self.schedule.mosaic, seed=self.config.seed,
         )  # fmt: skip
         try:
@@ -382,10 +412,10 @@ class _Run:
             self.out / file,
             name=self.config.name if whole else f"{self.config.name} ({PARTLY_TRAINED})",
             note=(
-                f"{'trained' if whole else PARTLY_TRAINED} from random weights on synthetic scenes "
+                f"{'trained' if whole else PARTLY_TRAINED} from {self.start} on synthetic scenes "
                 f"alone: {check.pictures} pictures of {self.schedule.pictures} in the schedule, "
-                f"from {names}, at {self.schedule.size} px; AP50 {check.ap50:.3f} on the "
-                "validation scenes"
+                f"from {names}, at {min(self.schedule.sizes)} to {max(self.schedule.sizes)} px; "
+                f"AP50 {check.ap50:.3f} on the validation scenes"
             ),
             long_sides=self.config.long_sides,
         )

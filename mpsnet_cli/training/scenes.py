@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -79,12 +79,19 @@ def still_batches(scenes: Scenes, *, batch_size: int, size: int) -> Iterator[Bat
 
 
 def batches(
-    scenes: Scenes, steps: range, *, batch_size: int, size: int, mosaic: float, seed: int
+    scenes: Scenes,
+    steps: range,
+    *,
+    batch_size: int,
+    sizes: Sequence[int],
+    mosaic: float,
+    seed: int,
 ) -> Generator[Batch]:
     """Yield the varied batches of some steps; threads make them ahead.
 
-    Each scene is seen once before any is seen again. `mosaic` is the share of pictures that are
-    four in one. Raises InputError if there are fewer scenes than a batch takes.
+    Each scene is seen once before any is seen again. A batch is of one of `sizes`, px, whichever
+    the dice say. `mosaic` is the share of pictures that are four in one. Raises InputError if there
+    are fewer scenes than a batch takes.
     """
     if len(scenes.jpegs) < batch_size:
         raise InputError(
@@ -97,6 +104,7 @@ def batches(
         for step in steps:
             rows = batch_rows(len(scenes.jpegs), batch_size, seed, step).tolist()
             dice = [np.random.default_rng((seed, 1, step, place)) for place in range(batch_size)]
+            size = int(np.random.default_rng((seed, 2, step)).choice(sizes))
             ahead.append([
                 pool.submit(vary, scenes, row, rng, size=size, mosaic=mosaic)
                 for row, rng in zip(rows, dice, strict=True)
