@@ -325,6 +325,29 @@ def test_the_maps_learn_alone_at_first(config: PretrainConfig, crops: Crops) -> 
     assert trusts[-1] == pytest.approx(1)
 
 
+def test_a_network_that_goes_on_waits_for_its_new_heads(
+    config: PretrainConfig, crops: Crops
+) -> None:
+    network = untrained_network(0, MPSNetConfig(feature_dim=WIDTH))
+    further = replace(config, network=PictureNetwork(Path("earlier.safetensors")))
+    learner = PictureLearner(network, load_body("free-1"), further, device=torch.device("cpu"))
+    some = augment(crops.take(slice(8)), torch.Generator().manual_seed(0), size=32)
+    before = {name: value.clone() for name, value in learner.student.state_dict().items()}
+
+    def changed() -> set[str]:
+        now = learner.student.state_dict()
+        return {n.split(".")[0] for n, value in now.items() if not torch.equal(value, before[n])}
+
+    losses = learner.learn(0, some)
+    assert losses[:4] == (0, 0, 0, 0)
+    assert changed() == {"maps", "turns"}
+    after_warmup = config.schedule.warmup // config.schedule.batch_size
+    losses = learner.learn(after_warmup, some)
+    assert all(loss > 0 for loss in losses)
+    assert changed() == {"maps", "turns", "backbone", "regressor"}
+    assert learner.trust(config.schedule.warmup) == 1
+
+
 def test_errors_of_the_truth_and_of_a_turned_body(crops: Crops) -> None:
     truth = truth_as_prediction(crops)
     found = errors(truth, crops.joints2d, crops)

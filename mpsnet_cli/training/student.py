@@ -3,7 +3,8 @@
 More heads draw maps of what layer2 and layer3 see: where each joint lies, as networks for 2D poses
 do (Newell et al., ECCV 2016), at what depth, and how it is turned. The layers up to there learn
 from them alone at first: what the regressor asks of layers that see nothing yet is noise, which
-drowns the maps. The heads are thrown away in the end.
+drowns the maps. The heads are thrown away in the end; a network that goes on from weights of an
+earlier run waits until new ones have learnt to read it.
 """
 
 from __future__ import annotations
@@ -104,13 +105,16 @@ class Student(nn.Module):
         for name, value in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
-    def look(self, images: Tensor, trust: Tensor | None) -> tuple[Maps, Tensor | None]:
+    def look(
+        self, images: Tensor, trust: Tensor | None, *, waits: bool = False
+    ) -> tuple[Maps, Tensor | None]:
         """See RGB crops (N, 3, S, S) in 0..1: their maps, and features (N, 2048).
 
         What the regressor says of layer3 counts `trust` as much as it would, 0..1; with None there
-        are no features.
+        are no features. What the maps say counts for nothing below them while the backbone `waits`.
         """
-        seen = self.backbone.lower((images - self.mean) / self.std)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not waits):
+            seen = self.backbone.lower((images - self.mean) / self.std)
         drawn = [
             F.pixel_shuffle(head(maps), finer).unflatten(1, (2, JOINTS))
             for head, maps, (_, finer) in zip(self.maps, seen, SEEN, strict=True)
@@ -135,6 +139,7 @@ class PictureLearner:
         self.network = network
         self.body = body
         self.schedule = config.schedule
+        self.goes_on = config.network.weights is not None
         self.device = device
         self.dtype = DTYPES[config.precision]
         self.student = Student(network).to(device).to(memory_format=torch.channels_last).train()
@@ -180,10 +185,17 @@ class PictureLearner:
     def trust(self, seen: int) -> Tensor | None:
         """Return how much the regressor has to say below layer4 after so many crops.
 
-        None while the maps learn alone; from there on it grows from 0 to 1.
+        None while the maps learn alone; from there on it grows from 0 to 1. In a network that goes
+        on from weights it is 1 as soon as the new heads have caught up.
         """
+        if self.goes_on:
+            return None if self._waits(seen) else torch.tensor(1.0, device=self.device)
         since = seen / self.schedule.crops - MAPS_FIRST
         return None if since < 0 else torch.tensor(since / (1 - MAPS_FIRST), device=self.device)
+
+    def _waits(self, seen: int) -> bool:
+        """Whether only the new heads of a network that goes on learn, while the rate rises."""
+        return self.goes_on and seen < self.schedule.warmup
 
     def learn(self, step: int, crops: Crops) -> PictureLosses:
         """Take a step on augmented crops of the learner's device."""
@@ -192,7 +204,7 @@ class PictureLearner:
             group["lr"] = group["share"] * self.rate(seen)
         images = crops.images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            maps, features = self._look(images, self.trust(seen))
+            maps, features = self._look(images, self.trust(seen), waits=self._waits(seen))
         if features is None:
             posed = PoseLosses(*(torch.zeros((), device=self.device),) * 4)
         else:
