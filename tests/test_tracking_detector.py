@@ -113,6 +113,20 @@ def test_an_image_does_not_depend_on_the_batch(detector, images):
     np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-2)
 
 
+def test_fused_activations_change_nothing_but_rounding(starter, monkeypatch):
+    """Whose random network has every kind of layer that the real one has."""
+    image = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
+    fused = Detector(starter, device="cpu", precision="fp32")
+    monkeypatch.setattr(module, "can_fuse", lambda: False)
+    plain = Detector(starter, device="cpu", precision="fp32")
+    left = [sum(type(m) is torch.nn.SiLU for m in d._network.modules()) for d in (fused, plain)]
+    assert left[0] == 0 < left[1]
+    pixels = torch.from_numpy(image[:64, :32]).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        found, expected = (d._network(pixels)[0] for d in (fused, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_half_precision_moves_boxes_by_less_than_a_pixel(detector, images, yolo):
     half = Detector(yolo, device="cpu", precision="bf16").detect(images[:1])[0]
     full = detector.detect(images[:1])[0]

@@ -6,7 +6,7 @@ whose weights MPS-Net builds on (paper §4).
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,27 +52,39 @@ def fold_batch_norm(backbone: Backbone) -> None:
 def fuse_for_cpu(backbone: Backbone) -> None:
     """Let each convolution of a folded backbone add its shortcut and its ReLU as it writes.
 
-    In place, where torch has oneDNN's fused operators, which torch.compile would use too but only
-    with a compiler at hand; elsewhere nothing changes. Results are the same but for rounding.
+    In place, where torch has the operators; elsewhere nothing changes. Results are the same but for
+    rounding.
     """
-    if not (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-    ):
+    if not can_fuse():
         return
-    backbone.conv1, backbone.relu = _ConvReLU(backbone.conv1), nn.Identity()
+    backbone.conv1, backbone.relu = FusedConv(backbone.conv1, "relu"), nn.Identity()
     for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
         for number, block in enumerate(layer):
             layer[number] = _FusedBottleneck(cast("Bottleneck", block))
 
 
-class _ConvReLU(nn.Module):
-    def __init__(self, conv: nn.Conv2d) -> None:
+def can_fuse() -> bool:
+    """Whether torch has oneDNN's fused operators.
+
+    torch.compile would use them too, but only with a compiler at hand.
+    """
+    return torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_convolution_pointwise_"
+    )
+
+
+class FusedConv(nn.Module):
+    """A convolution on the CPU that applies what follows it, relu or swish (SiLU), as it writes."""
+
+    def __init__(self, conv: nn.Conv2d, activation: Literal["relu", "swish"]) -> None:
         super().__init__()
         self.conv = conv
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(x, *_arguments(self.conv), "relu", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, *_arguments(self.conv), self.activation, [], ""
+        )
 
 
 class _FusedBottleneck(nn.Module):
@@ -80,7 +92,7 @@ class _FusedBottleneck(nn.Module):
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
-        self.conv1, self.conv2 = _ConvReLU(block.conv1), _ConvReLU(block.conv2)
+        self.conv1, self.conv2 = (FusedConv(c, "relu") for c in (block.conv1, block.conv2))
         self.conv3, self.downsample = block.conv3, block.downsample
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,8 +28,10 @@ import numpy as np
 import platformdirs
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mpsnet_cli.errors import WeightsError
+from mpsnet_cli.model.backbone import FusedConv, can_fuse
 from mpsnet_cli.model.inference import DTYPES, Precision, resolve_device, resolve_precision
 from mpsnet_cli.packaged import checked_sha256, packaged_file
 from mpsnet_cli.progress import Reporter
@@ -87,6 +89,8 @@ class Detector:
         # round them to several pixels, so decoding stays in float32.
         decoder = network.model[-1].dfl.float()
         decoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        if self.device.type == "cpu" and can_fuse():
+            _fuse_activations(network)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
@@ -115,6 +119,15 @@ class Detector:
             )
             for row in rows
         ]
+
+
+def _fuse_activations(network: Any) -> None:
+    """Let each convolution of a fused network apply its SiLU itself, in place."""
+    from ultralytics.nn.modules.conv import Conv
+
+    for module in network.modules():
+        if isinstance(module, Conv) and isinstance(module.act, nn.SiLU):
+            module.conv, module.act = FusedConv(module.conv, "swish"), nn.Identity()
 
 
 def _letterbox(
