@@ -21,6 +21,8 @@ from mpsnet_cli.windows import window_indices
 
 GOLDENS = DATA / "goldens"
 TOLERANCE = 1e-5
+# Of a softmax over sums of 2048 products in float32: exact arithmetic is 2.1e-5 from the goldens.
+MAP_TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,8 @@ def test_inside_of_the_encoder_matches_the_release(network: MPSNet) -> None:
     network.encoder(torch.from_numpy(recipe.feats(1, seed=1)))
     for handle in handles:
         handle.remove()
-    assert_same(maps[0][0], theirs["R"])
-    assert_same(maps[0][1], theirs["Rout"])
+    assert_same(maps[0][0], theirs["R"], MAP_TOLERANCE)
+    assert_same(maps[0][1], theirs["Rout"], MAP_TOLERANCE)
     assert_same(sequences[0][1].mT[:, ::64], theirs["out_seq_slice"])
     for name, (_, logits) in zip(["bef", "cur", "aft", "final"], attention, strict=True):
         assert_same(logits.softmax(-1), theirs[f"att_{name}"])
@@ -233,8 +235,8 @@ def test_maps_are_those_that_the_release_weighs_by(network: MPSNet) -> None:
     moca = network.encoder.moca
     frames = moca.project(torch.from_numpy(recipe.feats(1, seed=1)))
     nssm, attention, final = moca.maps(frames)
-    assert_same(nssm, theirs["R"][:, 0])
-    assert_same(attention, theirs["R"][:, 1])
+    assert_same(nssm, theirs["R"][:, 0], MAP_TOLERANCE)
+    assert_same(attention, theirs["R"][:, 1], MAP_TOLERANCE)
     assert_same(final, softmax(theirs["Rout"][:, 0]))
     plain = ablated(network, "nonlocal", "none").encoder.moca.maps(frames)
     assert torch.equal(plain.moca, attention)
