@@ -5,7 +5,7 @@
     python -m benchmarks.starter walk [--weights FILE]
     python -m benchmarks.starter detector [--detector FILE] [--data HELD-OUT]
         [--reference yolov8n.pt --clips CLIP ...]
-    python -m benchmarks.starter dancer --result FOLDER --joints FILE
+    python -m benchmarks.starter dancer --result FOLDER [--joints FILE]
 
 Each writes its section of benchmarks/starter.md and leaves the others as they are. HELD-OUT and
 TRAINED-ON are folders of `mpsnet synth`. Features are kept in --cache.
@@ -87,6 +87,7 @@ WALKS = {
 CERTAIN = 0.5  # score of the reference detector's boxes that ours are held against
 TRACKED = 0.25  # score that begins a track
 MARKED_FORMAT = "mpsnet-joints2d/1"
+MARKS = Path("benchmarks/dancer2d.npz")  # of 25 frames of dancer.avi
 MARKED_NAMES = tuple(
     f"{side}_{joint}"
     for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -487,7 +488,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Reporter], str]] = {
 NEEDED = {  # options of a section
     "sequences": ("data", "train"),
     "crops": ("data", "train"),
-    "dancer": ("result", "joints"),
+    "dancer": ("result",),
 }
 
 
@@ -500,7 +501,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="held-out samples of mpsnet synth")
     parser.add_argument("--train", type=Path, help="samples that the weights were trained on")
     parser.add_argument("--result", type=Path, help="a clip's folder, of mpsnet run")
-    parser.add_argument("--joints", type=Path, help="2D joints of that clip, from elsewhere")
+    parser.add_argument(
+        "--joints", type=Path, default=MARKS, help="2D joints of that clip, from elsewhere"
+    )
     parser.add_argument("--detector", default="person-starter", help="a file, or a name")
     parser.add_argument("--reference", type=Path, help="another detector, to compare on clips")
     parser.add_argument("--clips", type=Path, nargs="+", default=[], help="real ones")

@@ -12,7 +12,7 @@ PACKAGED: dict[str, str] = {  # sha256 by file name, of every network in weights
     "mpsnet-starter.safetensors": (
         "ade0a2c0ecf5ff3a4625bcdcae4d10eb8bbdfc0e5100e34d3896867dbadab85c"
     ),
-    "person-starter.pt": "9b578da432d6aa17f232066ca4473f3cfcc0e53da7c102a2ffd9d02b00fbe009",
+    "person-starter.pt": "80ad974ac97bb92fffa2036da3e9a5597eb1131be44f789ca28bb7ae14988932",
 }
 
 

@@ -5,8 +5,8 @@ used: its predictor looks at one image at a time, and a third as fast. Importing
 for a network, writes settings and changes global switches; `quiet_ultralytics` keeps the writing in
 our cache folder and puts the switches back.
 
-A checkpoint may add a key "mpsnet" to ultralytics' own, a table whose "long_sides" takes the place
-of LONG_SIDES below for that network.
+A checkpoint may add a key "mpsnet" to ultralytics' own, a table whose "long_sides" and "nms_iou"
+take the place of LONG_SIDES and NMS_IOU below for that network.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STRIDE = 32  # px, both sides of the network's input are multiples of it
 PADDING = 114  # grey level around the image, as in training
 BATCH = 8  # images that go through the network at once; more gains nothing on a CPU
 MIN_SCORE = 0.1  # ByteTrack's second association looks at scores down to this
-NMS_IOU = 0.7  # ultralytics' default
+NMS_IOU = 0.7  # of two boxes, beyond which the less certain one goes: ultralytics' default
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Detector:
         self.dtype = DTYPES[resolve_precision(precision, self.device)]
         self.path = find_detector(weights, report=report)
         checked_sha256(self.path)
-        network, self.long_sides = _load_network(self.path)
+        network, self.long_sides, self.nms_iou = _load_network(self.path)
         self._person = next(i for i, name in network.names.items() if name == "person")
         self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
         # Box sides are an expectation over bins, added to positions of up to 640 px: bfloat16 would
@@ -102,7 +102,7 @@ class Detector:
         found = non_max_suppression(
             self._network(pixels)[0],
             MIN_SCORE,
-            NMS_IOU,
+            self.nms_iou,
             classes=[self._person],
             nc=len(self._network.names),
             end2end=self._network.end2end,
@@ -230,15 +230,16 @@ def _host_answers() -> bool:
     return bool(answers)  # whatever it says
 
 
-def _load_network(path: Path) -> tuple[Any, tuple[int, int]]:
+def _load_network(path: Path) -> tuple[Any, tuple[int, int], float]:
     """Build the network (ultralytics' DetectionModel, fused, float32) that a checkpoint holds.
 
-    Also return the limits for the longer side of its input, px.
+    Also return the limits for the longer side of its input, px, and how much boxes may overlap.
     """
     network, remarks = read_checkpoint(path)
     network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
     with quiet_ultralytics():
-        return network.float().fuse(verbose=False).eval(), _long_sides(remarks, path)
+        network = network.float().fuse(verbose=False).eval()
+    return network, _long_sides(remarks, path), _nms_iou(remarks, path)
 
 
 def read_checkpoint(path: Path) -> tuple[Any, Any]:
@@ -271,10 +272,22 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
         return network, remarks
 
 
+def _stated(remarks: Any, name: str, usual: object) -> object:
+    """Return what a checkpoint states, or the usual; nothing where its remarks are no table."""
+    return remarks.get(name, usual) if isinstance(remarks, dict) else None
+
+
+def _nms_iou(remarks: Any, path: Path) -> float:
+    """Return how much two boxes may overlap as a checkpoint states it, or the usual."""
+    match _stated(remarks, "nms_iou", NMS_IOU):
+        case float(share) if 0 < share < 1:
+            return share
+    raise WeightsError(f"The detector {path} is damaged: its nms_iou is not between 0 and 1.")
+
+
 def _long_sides(remarks: Any, path: Path) -> tuple[int, int]:
     """Return the limits for the longer side of the input that a checkpoint states, or the usual."""
-    sides = remarks.get("long_sides", LONG_SIDES) if isinstance(remarks, dict) else None
-    match sides:
+    match _stated(remarks, "long_sides", LONG_SIDES):
         case [int(low), int(high)] if STRIDE <= low <= high <= LONGEST_SIDE:
             return low, high
     raise WeightsError(

@@ -42,11 +42,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "crops": (1, 1_000_000_000),
     "warmup": (0, 1_000_000_000),
     "weight_decay": (0, 1),
-    "sizes": (32, 512),
+    "sizes": (32, 1024),
     "pictures": (1, 1_000_000_000),
-    "size": (32, 1280),
     "mosaic": (0, 1),
     "long_sides": (32, 2048),
+    "nms_iou": (0.1, 0.9),
     **dict.fromkeys(LossWeights._fields, (0, 1e6)),
 }
 

@@ -32,7 +32,7 @@ from mpsnet_cli.evaluation.detection import average_precision, recall
 from mpsnet_cli.model.inference import DTYPES, resolve_device
 from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
-from mpsnet_cli.tracking.detector import NMS_IOU, STRIDE, quiet_ultralytics, read_checkpoint
+from mpsnet_cli.tracking.detector import STRIDE, quiet_ultralytics, read_checkpoint
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
@@ -100,14 +100,16 @@ class DetectorConfig:
     """One training run of a person detector.
 
     `long_sides`, px, least and most, are what the written network is to see the longer side of a
-    picture at. `checkpoint_every` and `validate_every` count pictures.
+    picture at, and of two of its boxes whose IoU is beyond `nms_iou` the less certain one goes.
+    `checkpoint_every` and `validate_every` count pictures.
     """
 
     data: SceneData
     network: PictureNetwork = PictureNetwork()  # noqa: RUF009 (frozen)
     schedule: SceneSchedule = SceneSchedule()
     name: str = "trained with mpsnet detector"
-    long_sides: tuple[int, ...] = (384, 512)
+    long_sides: tuple[int, ...] = (416, 640)
+    nms_iou: float = 0.6
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -180,7 +182,7 @@ class DetectorLearner:
     """A network that learns, the running average of what it was, and its optimiser."""
 
     def __init__(self, network: Any, config: DetectorConfig, device: torch.device) -> None:
-        self.schedule, self.device = config.schedule, device
+        self.schedule, self.device, self.nms_iou = config.schedule, device, config.nms_iou
         self.dtype = DTYPES[config.precision]
         self.network = network.to(device, memory_format=torch.channels_last).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -264,7 +266,7 @@ class DetectorLearner:
             from ultralytics.utils.nms import non_max_suppression
 
         seen = self.averaged(self._pixels(images))[0]
-        found = non_max_suppression(seen, LEAST_SCORE, NMS_IOU, nc=1, max_time_img=60)
+        found = non_max_suppression(seen, LEAST_SCORE, self.nms_iou, nc=1, max_time_img=60)
         return [rows[:, :5].cpu() for rows in found]
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -418,6 +420,7 @@ class _Run:
                 f"AP50 {check.ap50:.3f} on the validation scenes"
             ),
             long_sides=self.config.long_sides,
+            nms_iou=self.config.nms_iou,
         )
 
     def _checkpoint(self) -> None:
@@ -447,7 +450,13 @@ class _Run:
 
 
 def save_detector(
-    network: Any, path: Path, *, name: str, note: str, long_sides: tuple[int, ...]
+    network: Any,
+    path: Path,
+    *,
+    name: str,
+    note: str,
+    long_sides: tuple[int, ...],
+    nms_iou: float,
 ) -> None:
     """Write a checkpoint in ultralytics' format, in half precision; `network` is used up.
 
@@ -465,6 +474,7 @@ def save_detector(
             "note": note,
             "licence": LICENCE,
             "long_sides": list(long_sides),
+            "nms_iou": nms_iou,
         },
     }
     buffer = io.BytesIO()
