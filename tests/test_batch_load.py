@@ -5,6 +5,7 @@ The network is a small one, untrained: what counts here are bytes, processes and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -181,8 +182,8 @@ def report_of(out: Path) -> dict[str, Any]:
     return report
 
 
-def bodies(out: Path) -> dict[str, bytes]:
-    """Return the people's files of all finished results, and check that these are whole."""
+def bodies(out: Path) -> dict[str, str]:
+    """Return digests of the people's files of all finished results; check that these are whole."""
     files = {}
     for manifest in out.rglob("clip.json"):
         if any(part.startswith(".") for part in manifest.relative_to(out).parts):
@@ -192,7 +193,7 @@ def bodies(out: Path) -> dict[str, bytes]:
         assert probe(manifest.with_name("overlay.mp4")).frame_count == facts["frames"]
         for person in facts["people"]:
             path = manifest.with_name(person["file"])
-            files[str(path.relative_to(out))] = path.read_bytes()
+            files[str(path.relative_to(out))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return files
 
 
@@ -287,7 +288,7 @@ class Undisturbed:
     """A batch that nothing happened to."""
 
     clips: Path
-    bodies: dict[str, bytes]
+    bodies: dict[str, str]
     size: int  # bytes of its results
     seconds: float  # from the first progress of a clip to the end
 

@@ -20,7 +20,8 @@ GB = 1e9
         (["cpu"], {"cores": 8, "memory": 1 * GB}, [("cpu", 8)]),
         (["cpu"], {"cores": 8, "clips": 0}, [("cpu", 8)]),
         (["cpu"], {"cores": 2, "wanted": 5, "memory": 1 * GB}, [("cpu", 1)] * 5),
-        (["cpu"], {"cores": 2, "wanted": 5, "clips": 1}, [("cpu", 2)]),
+        (["cpu"], {"cores": 2, "wanted": 5, "clips": 1}, [("cpu", 1)]),
+        (["cpu"], {"cores": 8, "wanted": 2, "clips": 1}, [("cpu", 4)]),  # as with two clips
         (["cuda:0", "cuda:1"], {"cores": 16}, [("cuda:0", 4), ("cuda:1", 4)] * 2),
         (["cuda:0", "cuda:1"], {"cores": 16, "clips": 3},
          [("cuda:0", 5), ("cuda:1", 5), ("cuda:0", 5)]),

@@ -447,9 +447,17 @@ def test_eight_sequences_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyP
     people = synthetic_sequences(8, body, split="train", frames=32, width=2048)
     files = (tmp_path / "eight.npz",)
     save_sequences(files[0], people)
-    schedule = Schedule(5, 200, 16, learning_rate=5e-4, patience=0, factor=0.3)
-    run(TrainConfig(Data(files, files, stride=1), schedule=schedule, device="cpu"), tmp_path)
-    model = load_model(tmp_path / "last.safetensors", device="cpu", precision="fp32")
+    weights = None
+    for epochs, rate in ((3, 5e-4), (1, 1e-4), (1, 3e-5)):
+        config = TrainConfig(
+            Data(files, files, stride=1),
+            Network(weights),
+            schedule=Schedule(epochs, 200, 16, learning_rate=rate),
+            device="cpu",
+        )
+        run(config, tmp_path / str(rate))
+        weights = tmp_path / str(rate) / "last.safetensors"
+    model = load_model(weights, device="cpu", precision="fp32")
     errors = []
     for s in people:
         assert s.joints3d is not None
@@ -457,4 +465,5 @@ def test_eight_sequences_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyP
         found = model.predict(torch.from_numpy(s.features), inside)
         _, joints = body.posed(found.rotmats, found.betas, vertices=False)
         errors.append(pa_mpjpe(joints.numpy(), s.joints3d[inside[:, TARGET]]))
-    assert np.mean(errors) < 15  # mm
+    print(f"{np.mean(errors):.2f} mm")
+    assert np.mean(errors) < 15

@@ -32,12 +32,15 @@ def share_out(
     """Share a machine of so many cores and bytes of free memory between workers, one at least.
 
     Without a number `wanted`, there are two for each GPU and as many as cores on a CPU, as far as
-    memory goes; there are never more than clips (None: nobody knows how many will come).
+    memory goes; there are never more than clips (None: nobody knows how many will come). Fewer
+    clips than wanted workers do not give each more threads: these can show in the last bits of a
+    result, and a batch that goes on is to end with the bytes that it would have had.
     """
     most = cores if devices[0] == "cpu" else PER_GPU * len(devices)
     count = int(min(most, memory / MEMORY)) if wanted is None else wanted
     count = max(1, count if clips is None else min(count, clips))
-    return [Share(devices[k % len(devices)], max(1, cores // count)) for k in range(count)]
+    threads = max(1, cores // (wanted or count))
+    return [Share(devices[k % len(devices)], threads) for k in range(count)]
 
 
 def describe(shares: Sequence[Share]) -> str:
