@@ -4,9 +4,10 @@ Smoothing is Whittaker's (1922): of all curves x it is the one that stays near t
 hardly bends, the least of Σ |x_t − y_t|² + λ Σ |x_(t−1) − 2 x_t + x_(t+1)|². At the same noise left
 over it blurs a motion less than a Gaussian does, which flattens every turning point.
 
-Rotations are fitted with Cauchy's loss instead of squares: where a network is of two minds whether
-somebody faces left or right, a few frames are half a turn off, and they are left out rather than
-averaged in.
+The global orientation is fitted with Cauchy's loss instead of squares: where a network is of two
+minds whether somebody faces left or right, a few frames are half a turn off, and they are left out
+rather than averaged in. Nobody turns round and back in so few frames. Limbs do move as fast, so
+theirs are squares.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Floats = NDArray[np.floating]
 
 LONGEST = 0.2  # s; width at strength 1
 DEFAULT_STRENGTH = 0.2  # chosen on held-out sequences and true motions: benchmarks/smoothing.py
-SCALE = 0.1  # distance of rotation matrices, about 4°, from which on a frame counts less,
+LONGEST_IN_FRAMES = 1000.0  # a curve that is stiffer still cannot be solved for in float64
+SCALE = 0.2  # distance of rotation matrices, about 8°, from which on a frame counts less,
 USUAL = 3  # or so many times the median one, if that is more: all of a fast motion is far away
 ROUNDS = 10  # of weighing frames anew
 BEND = (1.0, -2.0, 1.0)  # second difference
@@ -68,14 +70,18 @@ def smooth_motion(motion: Motion, strength: float) -> Motion:
 
 def width_in_frames(strength: float, fps: float) -> float:
     """Return the deviation, frames, of the Gaussian that halves the same frequency."""
-    return strength * LONGEST * fps
+    return min(strength * LONGEST * fps, LONGEST_IN_FRAMES)
 
 
 def smooth_rotations(rotmats: Floats, frame_ids: NDArray[np.int64], *, width: float) -> Floats:
-    """Smooth the rotations (N, J, 3, 3) of each joint, not across holes; single flips are lost."""
+    """Smooth the rotations (N, J, 3, 3) of each joint, the root first, not across holes.
+
+    Of the root, flips of a few frames are left out.
+    """
+    values = rotmats.reshape(len(rotmats), -1)
     pieces = [
-        np.stack([_fit(joint.reshape(-1, 9), width, SCALE) for joint in piece.swapaxes(0, 1)], 1)
-        for piece in _runs(rotmats, frame_ids)
+        np.concatenate([_fit(p[:, :9], width, SCALE), _fit(p[:, 9:], width, math.inf)], axis=1)
+        for p in _runs(values, frame_ids)
     ]
     return nearest_rotation(np.concatenate(pieces).reshape(rotmats.shape))
 
@@ -107,10 +113,12 @@ def _fit(values: Floats, width: float, scale: float) -> Floats:
     # exp(-ω² width² / 2): λ = width⁴ / (2 ln 2)².
     bands *= width**4 / (2 * math.log(2)) ** 2
     weights = np.ones(count)
-    for _ in range(1 if math.isinf(scale) else ROUNDS):
+    for _ in range(ROUNDS):
         system = bands.copy()
         system[0] += weights
         fitted = solveh_banded(system, weights[:, None] * values, lower=True)
+        if math.isinf(scale):
+            break
         distances = np.linalg.norm(values - fitted, axis=1)
         weights = 1 / (1 + (distances / max(scale, USUAL * float(np.median(distances)))) ** 2)
     return fitted

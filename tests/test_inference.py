@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from mpsnet_cli.errors import DeviceError
-from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD, fold_batch_norm, fuse_for_cpu
+from mpsnet_cli.model.backbone import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    can_fuse,
+    fold_batch_norm,
+    fuse_for_cpu,
+)
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.inference import Model, resolve_device, resolve_precision
 from mpsnet_cli.progress import Reporter
@@ -137,6 +143,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cpu", {"avx512_bf16": True}, "bf16"),
         ("cpu", {"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
         ("cpu", {"avx512_bf16": True, "cpu_name": "Intel Xeon"}, "fp32"),
+        ("cpu", {"avx512_bf16": True, "cpu_name": "12th Gen Intel(R) Core(TM)"}, "fp32"),
         ("cpu", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bf16"),
         ("cpu", {"amx_bf16": True}, "bf16"),
         ("cpu", {"avx512_f": True}, "fp32"),
@@ -192,6 +199,7 @@ def test_cuda_agrees_with_the_cpu() -> None:
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fusing_for_the_cpu_changes_nothing_but_rounding(dtype: torch.dtype) -> None:
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,16 @@ import pytest
 from motions import make_motion
 from scipy.spatial.transform import Rotation
 
+from mpsnet_cli.cli.run import run
 from mpsnet_cli.geometry import axis_angle_to_matrix, weak_to_perspective
 from mpsnet_cli.motion import Motion
-from mpsnet_cli.smoothing import smooth_motion, smooth_rotations, smooth_values
+from mpsnet_cli.smoothing import (
+    DEFAULT_STRENGTH,
+    smooth_motion,
+    smooth_rotations,
+    smooth_values,
+    width_in_frames,
+)
 
 
 def rotation_error(a: Motion, b: Motion) -> float:
@@ -85,6 +92,31 @@ def test_who_turns_round_does_turn_round() -> None:
     off = (Rotation.from_matrix(calm).inv() * turn).magnitude()
     assert np.degrees(off).max() < 12
     assert np.degrees(off[:15]).max() < 0.1
+
+
+@pytest.mark.parametrize(("joint", "degrees", "seconds"), [(0, 120, 0.4), (18, 90, 0.3)])
+def test_one_quick_gesture_in_a_calm_clip_stays(joint: int, degrees: float, seconds: float) -> None:
+    """There and back: neither a bow with all of the body nor a wave of a forearm is a flip."""
+    time = np.arange(150) / 30 - 2.5
+    angle = np.cos(np.pi * time / seconds) ** 2 * (np.abs(time) < seconds / 2)
+    still = np.random.default_rng(0).normal(0, 0.01, (150, 24, 3))
+    still[:, joint, 1] += np.radians(degrees) * angle
+    rotations = Rotation.from_rotvec(still.reshape(-1, 3)).as_matrix().reshape(150, 24, 3, 3)
+    calm = smooth_rotations(rotations, np.arange(150), width=1.2)
+    peak = np.degrees(Rotation.from_matrix(calm[75, joint]).magnitude())
+    assert 0.85 * degrees < peak < degrees
+
+
+@pytest.mark.parametrize("fps", [1000, 1e6, 1e80])
+def test_no_frame_rate_breaks_it(fps: float) -> None:
+    values = np.ones((500, 3))
+    width = width_in_frames(1, fps)
+    np.testing.assert_allclose(smooth_values(values, np.arange(500), width=width), 1, atol=1e-3)
+
+
+def test_the_command_smooths_as_much_as_the_function() -> None:
+    (smooth,) = (p for p in run.params if p.name == "smooth")
+    assert smooth.default == DEFAULT_STRENGTH
 
 
 def test_turning_through_pi_has_no_jump() -> None:

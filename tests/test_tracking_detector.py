@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mpsnet_cli.errors import WeightsError
+from mpsnet_cli.model.backbone import can_fuse
 from mpsnet_cli.packaged import PACKAGED, file_sha256, packaged_folder
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking import detector as module
@@ -113,6 +114,7 @@ def test_an_image_does_not_depend_on_the_batch(detector, images):
     np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-2)
 
 
+@pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 def test_fused_activations_change_nothing_but_rounding(starter, monkeypatch):
     """Whose random network has every kind of layer that the real one has."""
     image = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
@@ -122,6 +124,21 @@ def test_fused_activations_change_nothing_but_rounding(starter, monkeypatch):
     left = [sum(type(m) is torch.nn.SiLU for m in d._network.modules()) for d in (fused, plain)]
     assert left[0] == 0 < left[1]
     pixels = torch.from_numpy(image[:64, :32]).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        found, expected = (d._network(pixels)[0] for d in (fused, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_convolutions_of_another_padding_are_left_as_they_are(starter, tmp_path, monkeypatch):
+    checkpoint = torch.load(starter, weights_only=False)
+    first, second = (checkpoint["model"].model[layer].conv for layer in (0, 1))
+    first.padding_mode, second.padding, second.stride = "circular", "same", (1, 1)
+    torch.save(checkpoint, tmp_path / "odd.pt")
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    fused = Detector(tmp_path / "odd.pt", device="cpu", precision="fp32")
+    monkeypatch.setattr(module, "can_fuse", lambda: False)
+    plain = Detector(tmp_path / "odd.pt", device="cpu", precision="fp32")
     with torch.inference_mode():
         found, expected = (d._network(pixels)[0] for d in (fused, plain))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
@@ -192,9 +209,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, yolo, content):
         Detector(file)
 
 
-def test_a_network_that_does_not_know_people_is_refused(tmp_path, yolo):
+@pytest.mark.parametrize("names", [{0: "dog", 1: "cat"}, ["person"], None])
+def test_a_network_that_does_not_know_people_is_refused(tmp_path, yolo, names):
     network, *_ = module._load_network(yolo)
-    network.names = {0: "dog", 1: "cat"}
+    network.names = names
     torch.save({"model": network}, tmp_path / "dogs.pt")
     with pytest.raises(WeightsError, match=r"dogs\.pt does not detect people"):
         Detector(tmp_path / "dogs.pt")

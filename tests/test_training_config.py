@@ -160,6 +160,8 @@ def test_mistakes_are_named(folder: Path, text: str, words: str) -> None:
         ("posetrack_train_db.pt", ("posetrack.net", "registration")),
         ("AMASS", ("amass.is.tue.mpg.de", "registration")),
         ("mine.npz", ("mpsnet features", "mpsnet synth")),
+        ("mine.pt", ("mpsnet detector", "databases")),
+        ("crops", ("mpsnet synth",)),
     ],
 )
 def test_a_missing_data_set_says_where_it_is(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,10 +284,21 @@ def test_a_run_goes_on_from_the_weights_of_another(
     earlier, _ = torch_safe_load(run[0] / LAST, safe_only=True)
     for name, value in earlier["model"].state_dict().items():
         assert torch.equal(network.state_dict()[name], value.to(network.state_dict()[name])), name
-    config = dataclasses.replace(toy_config(folder), network=PictureNetwork(run[0] / LAST))
+    start = tmp_path / "start.pt"
+    shutil.copy(run[0] / LAST, start)
+    config = toy_config(folder)
+    still = dataclasses.replace(config.schedule, learning_rate=0.0)
+    config = dataclasses.replace(config, network=PictureNetwork(start), schedule=still)
     list(train_detector(config, tmp_path / "out", report=Reporter()))
     later, _ = torch_safe_load(tmp_path / "out" / LAST, safe_only=True)
-    assert "trained from last.pt (" in later["mpsnet"]["note"]
+    assert "trained from start.pt (" in later["mpsnet"]["note"]
+    for (name, value), now in zip(
+        earlier["model"].named_parameters(), later["model"].parameters(), strict=True
+    ):
+        assert torch.equal(value, now), name
+    start.write_bytes((run[0] / BEST).read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"is of another run: its start\.pt is"):
+        list(train_detector(config, tmp_path / "out", resume=True, report=Reporter()))
 
 
 def test_only_weights_of_such_a_run_can_be_gone_on_from(tmp_path: Path) -> None:

@@ -56,11 +56,11 @@ WIDTH = 32
 
 
 class TinyBackbone(nn.Module):
-    """Three convolutions with the backbone's outputs."""
+    """Three convolutions and a batch norm, with the backbone's outputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 512, 8, stride=8)
+        self.first = nn.Sequential(nn.Conv2d(3, 512, 8, stride=8), nn.BatchNorm2d(512))
         self.second = nn.Conv2d(512, 1024, 2, stride=2)
         self.third = nn.Conv2d(1024, WIDTH, 2, stride=2)
 
@@ -346,6 +346,13 @@ def test_a_network_that_goes_on_waits_for_its_new_heads(
     assert all(loss > 0 for loss in losses)
     assert changed() == {"maps", "turns", "backbone", "regressor"}
     assert learner.trust(config.schedule.warmup) == 1
+
+
+def test_a_warmup_as_long_as_the_run_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    short = replace(config.schedule, warmup=96)
+    further = replace(config, schedule=short, network=PictureNetwork(Path("mpsnet-starter")))
+    with pytest.raises(InputError, match=r"warmup is 96 of 96 crops"):
+        next(pretrain(further, tmp_path, report=Reporter()))
 
 
 def test_errors_of_the_truth_and_of_a_turned_body(crops: Crops) -> None:

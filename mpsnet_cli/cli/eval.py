@@ -60,7 +60,7 @@ class Smoothing(options.FiniteRange):
 @click.option(
     "--fps",
     type=options.FiniteRange(min=0, min_open=True),
-    help="Frames per second of a database; only mm/s² depends on it.",
+    help="Frames per second of a database, for mm/s² and --smooth.",
 )
 @options.device
 @options.precision

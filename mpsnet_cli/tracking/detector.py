@@ -122,12 +122,16 @@ class Detector:
 
 
 def _fuse_activations(network: Any) -> None:
-    """Let each convolution of a fused network apply its SiLU itself, in place."""
+    """Let each convolution of a fused network apply its SiLU itself, in place.
+
+    Those that a file gives another padding than ultralytics does stay as they are.
+    """
     from ultralytics.nn.modules.conv import Conv
 
     for module in network.modules():
-        if isinstance(module, Conv) and isinstance(module.act, nn.SiLU):
-            module.conv, module.act = FusedConv(module.conv, "swish"), nn.Identity()
+        match module:
+            case Conv(conv=nn.Conv2d(padding_mode="zeros", padding=tuple()) as conv, act=nn.SiLU()):
+                module.conv, module.act = FusedConv(conv, "swish"), nn.Identity()
 
 
 def _letterbox(
@@ -265,7 +269,10 @@ def read_checkpoint(path: Path) -> tuple[Any, Any]:
             raise WeightsError(
                 f"The detector {path} cannot be opened: {why}. Use a YOLO .pt file of ultralytics."
             ) from error
-        if type(network) is not DetectionModel or "person" not in network.names.values():
+        names = getattr(network, "names", None)
+        if type(network) is not DetectionModel or not (
+            isinstance(names, dict) and "person" in names.values()
+        ):
             raise WeightsError(
                 f"{path} does not detect people: use a YOLO detection model with a class 'person'."
             )

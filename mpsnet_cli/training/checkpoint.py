@@ -120,8 +120,8 @@ def _require_same_run(path: Path, theirs: str, ours: Mapping[str, Any]) -> None:
             if found.get(name) != wanted.get(name):
                 raise InputError(
                     f"{path} is of another run: its {name} is {found.get(name)}, and this one's is "
-                    f"{wanted.get(name)}. Pass another -o; network.weights: last.safetensors goes "
-                    "on from its network."
+                    f"{wanted.get(name)}. Pass another -o; network.weights goes on from what its "
+                    "last file of weights has learnt."
                 )
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not fit this run: {error}") from error

@@ -262,8 +262,13 @@ def _origin(file: Path) -> str:
     for key in (*DATA_SETS, *ALIASES):
         if key in text:
             return DATA_SETS[ALIASES.get(key, key)] + PREPROCESSED * (file.suffix == ".pt")
-    if file.suffix == ".safetensors":
-        return "`mpsnet weights` makes and converts weight files"
+    match file.suffix:
+        case ".safetensors":
+            return "`mpsnet weights` makes and converts weight files"
+        case ".pt":
+            return "`mpsnet detector` writes detectors; databases come from their owners"
+        case "":
+            return "`mpsnet synth` fills folders of crops, sequences and scenes"
     return "`mpsnet features` makes sequences of clips and of what `mpsnet synth` writes"
 
 

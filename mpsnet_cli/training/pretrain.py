@@ -130,6 +130,11 @@ class _Run:
             open_shortcuts(network.backbone, seed=self.config.seed)
             start_at_mean(network.regressor, self.crops.take(slice(MEAN_OF)))
             return network
+        if self.schedule.warmup >= self.schedule.crops:
+            raise InputError(
+                f"schedule.warmup is {self.schedule.warmup} of {self.schedule.crops} crops: only "
+                "new heads, which are not kept, would learn. Lower it, or add crops."
+            )
         info = read_info(find_weights(self.config.network.weights))
         if info.config.body != "free-1":
             raise InputError(

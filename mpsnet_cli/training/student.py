@@ -202,9 +202,11 @@ class PictureLearner:
         seen = step * self.schedule.batch_size
         for group in self.optimiser.param_groups:
             group["lr"] = group["share"] * self.rate(seen)
+        waits = self._waits(seen)
+        self.student.backbone.train(not waits)  # its batch norms wait, too
         images = crops.images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            maps, features = self._look(images, self.trust(seen), waits=self._waits(seen))
+            maps, features = self._look(images, self.trust(seen), waits=waits)
         if features is None:
             posed = PoseLosses(*(torch.zeros((), device=self.device),) * 4)
         else:
