@@ -94,7 +94,9 @@ def test_who_turns_round_does_turn_round() -> None:
     assert np.degrees(off[:15]).max() < 0.1
 
 
-@pytest.mark.parametrize(("joint", "degrees", "seconds"), [(0, 60, 0.4), (0, 90, 0.5), (18, 90, 0.3)])
+@pytest.mark.parametrize(
+    ("joint", "degrees", "seconds"), [(0, 60, 0.4), (0, 90, 0.5), (18, 90, 0.3)]
+)
 def test_one_quick_gesture_in_a_calm_clip_stays(joint: int, degrees: float, seconds: float) -> None:
     """There and back: neither a swing of the hips nor a wave of a forearm is a flip."""
     time = np.arange(150) / 30 - 2.5
