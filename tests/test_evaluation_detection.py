@@ -79,6 +79,7 @@ class Told:
     def __init__(self, boxes: Sequence[Sequence[Sequence[float]]], scores: Sequence[float]) -> None:
         self._left = list(boxes)
         self._scores = np.array(scores, np.float32)
+        self.double_iou = 1.0
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         told = [np.array(self._left.pop(0), np.float32).reshape(-1, 4) for _ in images]

@@ -20,6 +20,7 @@ class Scripted:
     def __init__(self, people: list[list[tuple[float, ...]]]) -> None:
         self.script = iter(people)
         self.batches: list[int] = []
+        self.double_iou = 1.0
 
     def detect(self, images):
         self.batches.append(len(images))

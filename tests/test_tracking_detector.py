@@ -345,22 +345,22 @@ def test_a_size_that_makes_no_sense_is_refused(remarks):
         module._long_sides(remarks, Path("odd.pt"))
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1, "0.5", None, float("nan")])
+@pytest.mark.parametrize("share", [0.0, 1.01, -0.5, 1, "0.5", None, float("nan")])
 def test_an_overlap_that_makes_no_sense_is_refused(share):
     with pytest.raises(WeightsError, match=r"odd\.pt is damaged: its nms_iou"):
-        module._nms_iou({"nms_iou": share}, Path("odd.pt"))
+        module._share({"nms_iou": share}, "nms_iou", 0.7, Path("odd.pt"))
 
 
 def test_a_checkpoint_need_not_state_its_size_and_overlap():
     for remarks in ({}, {"note": "mine"}):
         assert module._long_sides(remarks, Path("m.pt")) == LONG_SIDES
-        assert module._nms_iou(remarks, Path("m.pt")) == NMS_IOU
+        assert module._share(remarks, "nms_iou", 0.7, Path("m.pt")) == 0.7
 
 
 def test_boxes_that_overlap_more_than_a_checkpoint_says_are_one(starter):
     image = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
     detector = Detector(starter, device="cpu", precision="fp32")
-    assert detector.nms_iou == NMS_IOU
+    assert (detector.nms_iou, detector.double_iou) == (NMS_IOU, 1)
     many = detector.detect([image])[0]
     detector.nms_iou = 0.2
     few = detector.detect([image])[0]

@@ -134,6 +134,23 @@ def test_the_half_goes_even_if_the_whole_is_lost_for_a_while():
     assert drop_doubles([upper, whole]) == [whole]
 
 
+def test_a_detector_known_for_doubles_says_from_what_overlap_on():
+    """A box without the arms, and one that goes on where the tracker left the whole person."""
+    whole = person(range(100), height=200)
+    armless = person(range(20, 80), height=200)
+    armless.boxes[:, [0, 2]] += [20, -20]
+    after = person(range(90, 150), height=150)
+    other = person(range(20, 80), height=150, colour=BLUE)  # who dances with the first
+    everybody = [whole, armless, after, other]
+    assert drop_doubles(everybody) == everybody
+    assert drop_doubles(everybody, 0.4) == [whole, after, other]
+    assert spans(join_fragments([whole, after])) == [(0, 99), (90, 149)]
+    assert spans(join_fragments([whole, after], 0.4)) == [(0, 149)]
+    assert spans(refine_tracks(everybody, np.arange(150), double_iou=0.4, report=Reporter())) == [
+        (0, 149), (20, 79),
+    ]  # fmt: skip
+
+
 def test_a_child_in_front_and_somebody_behind_are_people():
     adult = person(range(100), height=200)
     child = person(range(100), y=250, height=100)

@@ -228,7 +228,7 @@ def test_the_file_serves_the_tool(run: tuple[Path, list[Check]]) -> None:
     out, _ = run
     assert (out / LAST).stat().st_size < 6e6
     found = Detector(out / LAST, device="cpu", precision="fp32")
-    assert (found.long_sides, found.nms_iou) == ((96, 128), 0.6)
+    assert (found.long_sides, found.nms_iou, found.double_iou) == ((96, 128), 0.6, 0.4)
     found.detect([np.zeros((70, 90, 3), np.uint8)])
     from ultralytics import YOLO
 
@@ -308,7 +308,9 @@ def test_only_weights_of_such_a_run_can_be_gone_on_from(tmp_path: Path) -> None:
         other = DetectionModel("yolov8n.yaml", nc=1, verbose=False)
     other.names, other.args = {0: "person"}, {}
     file = tmp_path / "other.pt"
-    save_detector(other, file, name="other", note="", long_sides=(64, 64), nms_iou=0.5)
+    save_detector(
+        other, file, name="other", note="", long_sides=(64, 64), nms_iou=0.5, double_iou=1.0
+    )
     with pytest.raises(WeightsError, match=r"other\.pt is not one of `mpsnet detector`"):
         load_weights(new_network(size=64, seed=0), file)
     file.write_bytes(b"no pickle")

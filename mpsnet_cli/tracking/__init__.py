@@ -75,5 +75,11 @@ def find_people(
     """
     with report.stage("detect", total=total) as advance:
         tracklets, clip_frames = associate(frames, detector, tracker=tracker, advance=advance)
-    tracks = refine_tracks(tracklets, clip_frames, min_frames=min_frames, report=report)
+    tracks = refine_tracks(
+        tracklets,
+        clip_frames,
+        min_frames=min_frames,
+        double_iou=detector.double_iou,
+        report=report,
+    )
     return choose_people(tracks, max_people=max_people, people=people)

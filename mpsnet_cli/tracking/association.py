@@ -52,7 +52,9 @@ class Tracklet:
 
 
 class PeopleFinder(Protocol):
-    """What `associate` needs of a `Detector`."""
+    """What `find_people` needs of a `Detector`."""
+
+    double_iou: float  # beyond which two boxes may be one person's
 
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]: ...
 

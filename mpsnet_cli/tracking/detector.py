@@ -82,7 +82,10 @@ class Detector:
         self.dtype = DTYPES[resolve_precision(precision, self.device)]
         self.path = find_detector(weights, report=report)
         checked_sha256(self.path)
-        network, self.long_sides, self.nms_iou = _load_network(self.path)
+        network, remarks = _load_network(self.path)
+        self.long_sides = _long_sides(remarks, self.path)
+        self.nms_iou = _share(remarks, "nms_iou", NMS_IOU, self.path)
+        self.double_iou = _share(remarks, "double_iou", 1.0, self.path)
         self._person = next(i for i, name in network.names.items() if name == "person")
         self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
         # Box sides are an expectation over bins, added to positions of up to 640 px: bfloat16 would
@@ -234,16 +237,16 @@ def _host_answers() -> bool:
     return bool(answers)  # whatever it says
 
 
-def _load_network(path: Path) -> tuple[Any, tuple[int, int], float]:
+def _load_network(path: Path) -> tuple[Any, Any]:
     """Build the network (ultralytics' DetectionModel, fused, float32) that a checkpoint holds.
 
-    Also return the limits for the longer side of its input, px, and how much boxes may overlap.
+    Also return what is under "mpsnet".
     """
     network, remarks = read_checkpoint(path)
     network.end2end = False  # of two heads, the one whose boxes need suppression, as predict()
     with quiet_ultralytics():
         network = network.float().fuse(verbose=False).eval()
-    return network, _long_sides(remarks, path), _nms_iou(remarks, path)
+    return network, remarks
 
 
 def read_checkpoint(path: Path) -> tuple[Any, Any]:
@@ -284,12 +287,12 @@ def _stated(remarks: Any, name: str, usual: object) -> object:
     return remarks.get(name, usual) if isinstance(remarks, dict) else None
 
 
-def _nms_iou(remarks: Any, path: Path) -> float:
-    """Return how much two boxes may overlap as a checkpoint states it, or the usual."""
-    match _stated(remarks, "nms_iou", NMS_IOU):
-        case float(share) if 0 < share < 1:
+def _share(remarks: Any, name: str, usual: float, path: Path) -> float:
+    """Return a share that a checkpoint states, or the usual."""
+    match _stated(remarks, name, usual):
+        case float(share) if 0 < share <= 1:
             return share
-    raise WeightsError(f"The detector {path} is damaged: its nms_iou is not between 0 and 1.")
+    raise WeightsError(f"The detector {path} is damaged: its {name} is not between 0 and 1.")
 
 
 def _long_sides(remarks: Any, path: Path) -> tuple[int, int]:

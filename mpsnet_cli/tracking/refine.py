@@ -4,8 +4,10 @@ In this order:
 
 1. Doubles go. A detector also frames the upper half of a person, or one without an outstretched
    arm. Such a box is cut from the whole one, so three of its four sides are the same; a child in
-   front of a parent shares fewer. Of two tracklets that do so for most of the time of one, the one
-   that covers less goes.
+   front of a parent shares fewer. A detector that is known for doubles may say from what IoU on two
+   boxes are one person's, if they show clothes of the same colours: two people who dance as one
+   would be taken for one, too. Of two tracklets that are doubles for most of the time of one, the
+   one that covers less goes.
 2. Doubtful ones go: lamp posts, shadows, faint reflections. These have a median score less than
    half of that of the clip's most certain tracklet. As the rule is relative, one badly visible
    person alone in a clip stays. A clear mirror image is a person to a detector, and stays too.
@@ -52,6 +54,7 @@ JOIN_COAST = 60  # frames, for which a person may keep the velocity
 
 DOUBLE_SIDES = 3  # of a box's four sides that are another's, too
 DOUBLE_TOLERANCE = 0.12  # of the other box's width or height
+DOUBLE_COLOURS = 0.3  # Hellinger distance of the clothes' colours, where IoU is what tells
 DOUBLE_SHARE = 0.6  # of a double's frames, at least
 
 DOUBTFUL = 0.5  # of the most certain tracklet's median score
@@ -70,17 +73,19 @@ def refine_tracks(
     clip_frames: NDArray[np.int64],
     *,
     min_frames: int = MIN_FRAMES,
+    double_iou: float = 1.0,
     report: Reporter,
 ) -> list[Track]:
     """Make one track per person of the tracklets in a clip with the frame indices `clip_frames`.
 
-    Tracks are numbered from 1 in order of first appearance, those that appear together from left
-    to right. One with fewer than `min_frames` frames goes, unless it lasts as long as the clip.
-    Says how many tracks were dropped and why.
+    Two boxes whose IoU is beyond `double_iou` may be one person's. Tracks are numbered from 1 in
+    order of first appearance, those that appear together from left to right. One with fewer than
+    `min_frames` frames goes, unless it lasts as long as the clip. Says how many tracks were dropped
+    and why.
     """
-    whole = drop_doubles(tracklets)
+    whole = drop_doubles(tracklets, double_iou)
     certain = drop_doubtful(whole)
-    people = join_fragments(certain)
+    people = join_fragments(certain, double_iou)
     filled = [fill_gaps(0, p.frames, p.boxes, p.scores, clip_frames) for p in people]
     shortest = min(min_frames, len(clip_frames))
     tracks = [track for track in filled if len(track) >= shortest]
@@ -117,31 +122,32 @@ def choose_people(
     return chosen
 
 
-def join_fragments(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
+def join_fragments(tracklets: Sequence[Tracklet], double_iou: float = 1.0) -> list[Tracklet]:
     """Join tracklets that are one person's, the most likely pair first.
 
     What is joined is compared again as a whole: each fragment adds to what is known of the clothes.
     """
     people = list(tracklets)
-    costs = np.array([[_join_cost(a, b) for b in people] for a in people])
+    costs = np.array([[_join_cost(a, b, double_iou) for b in people] for a in people])
     while people and costs.min() < 1:
         i, j = divmod(int(costs.argmin()), len(people))
         people[i] = joined = _concatenate(people[i], people[j])
-        costs[i] = [_join_cost(joined, other) for other in people]
-        costs[:, i] = [_join_cost(other, joined) for other in people]
+        costs[i] = [_join_cost(joined, other, double_iou) for other in people]
+        costs[:, i] = [_join_cost(other, joined, double_iou) for other in people]
         del people[j]
         costs = np.delete(np.delete(costs, j, axis=0), j, axis=1)
     return people
 
 
-def drop_doubles(tracklets: Sequence[Tracklet]) -> list[Tracklet]:
+def drop_doubles(tracklets: Sequence[Tracklet], double_iou: float = 1.0) -> list[Tracklet]:
     """Drop tracklets whose boxes are those, or cut from those, of a larger or longer one."""
     area = {id(t): _area(t.boxes).sum() for t in tracklets}
     return [
         a
         for a in tracklets
         if not any(
-            area[id(b)] > area[id(a)] and _is_double(a, b).mean() >= DOUBLE_SHARE for b in tracklets
+            area[id(b)] > area[id(a)] and _is_double(a, b, double_iou).mean() >= DOUBLE_SHARE
+            for b in tracklets
         )
     ]
 
@@ -212,11 +218,11 @@ def _fit_parabolas(values: NDArray[np.floating], span: int) -> NDArray[np.floati
     return np.concatenate([fit[:half] @ values[:span], middle, fit[half + 1 :] @ values[-span:]])
 
 
-def _join_cost(a: Tracklet, b: Tracklet) -> float:
+def _join_cost(a: Tracklet, b: Tracklet, double_iou: float) -> float:
     """Say how unlikely it is that `b` goes on where `a` ended: 0..1, 1 for never."""
     gap = int(b.frames[0] - a.frames[-1])
     if a.frames[0] < b.frames[0] <= a.frames[-1] < b.frames[-1]:
-        share = float(_is_double(a, b)[a.frames >= b.frames[0]].mean())
+        share = float(_is_double(a, b, double_iou)[a.frames >= b.frames[0]].mean())
         return 1 - share if share >= DOUBLE_SHARE else 1.0
     if not 0 < gap <= JOIN_GAP:
         return 1.0
@@ -228,11 +234,10 @@ def _join_cost(a: Tracklet, b: Tracklet) -> float:
         _distance(end, start, start - start_velocity * coast),
     )
     reach = min(JOIN_REACH + JOIN_DRIFT * gap, JOIN_REACH_MAX) * np.sqrt(end_height * start_height)
-    overlap = np.sqrt(a.colours / a.colours.sum() * b.colours / b.colours.sum()).sum()
     terms = (
         miss / reach,
         abs(np.log(end_height / start_height)) / JOIN_SIZE,
-        np.sqrt(max(0.0, 1 - overlap)) / JOIN_COLOURS,
+        _unlikeness(a, b) / JOIN_COLOURS,
         np.sqrt(gap / JOIN_GAP),
     )
     return min(1.0, float(np.linalg.norm(terms)))
@@ -258,13 +263,22 @@ def _distance(
     return float(np.linalg.norm(start + share * along - point))
 
 
-def _is_double(a: Tracklet, b: Tracklet) -> NDArray[np.bool_]:
+def _unlikeness(a: Tracklet, b: Tracklet) -> float:
+    """Return the Hellinger distance of the colours of their clothes, 0..1."""
+    overlap = np.sqrt(a.colours / a.colours.sum() * b.colours / b.colours.sum()).sum()
+    return float(np.sqrt(max(0.0, 1 - overlap)))
+
+
+def _is_double(a: Tracklet, b: Tracklet, double_iou: float) -> NDArray[np.bool_]:
     """Tell in which of a's frames (N,) its box is b's, or one of the two is cut from the other."""
     boxes = np.stack([np.interp(a.frames, b.frames, side) for side in b.boxes.T], axis=1)
     size = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     common = (np.abs(a.boxes - boxes) <= DOUBLE_TOLERANCE * size).sum(axis=1)
+    same = common >= DOUBLE_SIDES
+    if _unlikeness(a, b) <= DOUBLE_COLOURS:
+        same |= _iou(a.boxes, boxes) >= double_iou
     present = (a.frames >= b.frames[0]) & (a.frames <= b.frames[-1])
-    return present & (common >= DOUBLE_SIDES)
+    return present & same
 
 
 def _concatenate(a: Tracklet, b: Tracklet) -> Tracklet:
@@ -278,7 +292,7 @@ def _concatenate(a: Tracklet, b: Tracklet) -> Tracklet:
     return Tracklet(frames, boxes[rows], scores[rows], a.colours + b.colours)
 
 
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+def _iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return intersection over union (N,) of boxes (N, 4), pair by pair."""
     common = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     intersection = common.clip(0).prod(axis=1)

@@ -47,6 +47,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "mosaic": (0, 1),
     "long_sides": (32, 2048),
     "nms_iou": (0.1, 0.9),
+    "double_iou": (0.1, 1.0),
     **dict.fromkeys(LossWeights._fields, (0, 1e6)),
 }
 

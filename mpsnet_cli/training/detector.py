@@ -61,7 +61,7 @@ LEAST_SCORE = 0.001  # of a box, for average precision
 SURE = 0.25  # score of a box that counts as found
 STATE = ("network", "averaged", "optimiser")
 # Fields that may differ between the parts of a run: none of them bends the curve.
-FREE = {"name", "long_sides", "device", "checkpoint_every"}
+FREE = {"name", "long_sides", "double_iou", "device", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class DetectorConfig:
 
     `long_sides`, px, least and most, are what the written network is to see the longer side of a
     picture at, and of two of its boxes whose IoU is beyond `nms_iou` the less certain one goes.
-    `checkpoint_every` and `validate_every` count pictures.
+    Tracks whose boxes are beyond `double_iou` most of the time are one person's, see
+    `tracking.refine`. `checkpoint_every` and `validate_every` count pictures.
     """
 
     data: SceneData
@@ -110,6 +111,7 @@ class DetectorConfig:
     name: str = "trained with mpsnet detector"
     long_sides: tuple[int, ...] = (416, 640)
     nms_iou: float = 0.6
+    double_iou: float = 0.4
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -421,6 +423,7 @@ class _Run:
             ),
             long_sides=self.config.long_sides,
             nms_iou=self.config.nms_iou,
+            double_iou=self.config.double_iou,
         )
 
     def _checkpoint(self) -> None:
@@ -457,6 +460,7 @@ def save_detector(
     note: str,
     long_sides: tuple[int, ...],
     nms_iou: float,
+    double_iou: float,
 ) -> None:
     """Write a checkpoint in ultralytics' format, in half precision; `network` is used up.
 
@@ -475,6 +479,7 @@ def save_detector(
             "licence": LICENCE,
             "long_sides": list(long_sides),
             "nms_iou": nms_iou,
+            "double_iou": double_iou,
         },
     }
     buffer = io.BytesIO()
