@@ -62,6 +62,22 @@ def perspective_to_weak(
     return np.concatenate([scale / bboxes[:, 2:3], xy], axis=1)
 
 
+def ray_rotations(
+    bboxes: Floats, *, focal_length: float, principal_point: ArrayLike
+) -> NDArray[np.float64]:
+    """Return what turns the optical axis to the middle of each box, by the shortest way: (N, 3, 3).
+
+    A crop shows a person as a camera does that is turned so, and a network that knows nothing but
+    crops says how the body stands before that one (Li et al., CLIFF, ECCV 2022, §3).
+    """
+    x, y = ((bboxes[:, :2] - np.asarray(principal_point)) / focal_length).T
+    off_axis = np.hypot(x, y)
+    angle_per_offset = np.arctan(off_axis) / np.maximum(off_axis, 1e-12)
+    return Rotation.from_rotvec(
+        angle_per_offset[:, None] * np.stack([-y, x, 0 * x], axis=1)
+    ).as_matrix()
+
+
 def project(points: Floats, *, focal_length: float, principal_point: ArrayLike) -> Floats:
     """Project camera-frame points (…, 3), metres, to image points (…, 2), px."""
     return focal_length * points[..., :2] / points[..., 2:] + np.asarray(principal_point)

@@ -30,6 +30,7 @@ from mpsnet_cli.geometry import (
     default_focal_length,
     matrix_to_axis_angle,
     project,
+    ray_rotations,
     weak_to_perspective,
 )
 from mpsnet_cli.kept import Kept
@@ -287,6 +288,8 @@ def _motion(
     focal_length = focal_length or default_focal_length(size)
     bboxes = square_boxes(track.boxes, scale=model.config.camera_scale)
     transl = weak_to_perspective(cam, bboxes, focal_length=focal_length, principal_point=size / 2)
+    rays = ray_rotations(bboxes, focal_length=focal_length, principal_point=size / 2)
+    rotmats = np.concatenate([rays[:, None] @ rotmats[:, :1], rotmats[:, 1:]], axis=1)
     return Motion(
         track_id=track.id,
         body=body.name,

@@ -130,13 +130,11 @@ def test_options_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return record
 
-    motions = [SimpleNamespace(body="smpl-male", trained=True)]
+    read = SimpleNamespace(name="s", motions=[SimpleNamespace(body="smpl-male", trained=True)])
     stage = SimpleNamespace(name="s", weights="w", trained=True, people=[],
                             body=SimpleNamespace(name="b"))  # fmt: skip
     monkeypatch.setattr(mpsnet_cli.export.result, "read_result", note("read", "result"))
-    monkeypatch.setattr(
-        mpsnet_cli.export.result, "select", note("select", SimpleNamespace(motions=motions))
-    )
+    monkeypatch.setattr(mpsnet_cli.export.result, "select", note("select", read))
     monkeypatch.setattr(mpsnet_cli.body, "load_body", note("body", "body"))
     monkeypatch.setattr(
         mpsnet_cli.export.write, "export_result", note("export", Exports(stage, None, {}, {}))
@@ -230,6 +228,16 @@ def test_what_fails_leaves_nothing_and_stops_nobody(spy: Spy, clip: Path, tmp_pa
     assert not (clip / "exports").exists()
 
 
+@pytest.mark.usefixtures("spy")
+def test_results_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    clips = [make_result(tmp_path / folder / "clip", make_motions()) for folder in "ab"]
+    result = call(*clips, "-f", "glb", "--out", tmp_path / "out", "--overwrite")
+    assert result.exit_code == 1
+    assert f"{clips[1]} is called clip, as one before it is" in result.stderr
+    assert files(tmp_path / "out") == ["clip.glb"]
+    assert call(*clips, "-f", "glb").exit_code == 0
+
+
 def test_a_bug_leaves_nothing_either(spy: Spy, clip: Path) -> None:
     spy.fails["bvh"] = ZeroDivisionError()
     assert isinstance(call(clip, "-f", "bvh").exception, ZeroDivisionError)
@@ -320,7 +328,10 @@ def warnings(result: Result) -> list[str]:
 
 def test_rates_by_format(spy: Spy, clip: Path) -> None:
     result = call(clip, "-f", "glb,bvh,amass,csv")
-    assert warnings(result) == ["warning: Resampled from 25 to 30 frames/s, by slerp: amass."]
+    assert warnings(result) == [
+        "warning: Resampled from 25 to 30 frames/s, by slerp: amass.",
+        "warning: bvh, amass of person_02 begins with the person's first frame, 0.20 s into the clip.",
+    ]
     assert {name: stage.fps for name, stage in spy.stages.items()} == {
         "glb": 25, "bvh": 25, "amass": 30, "csv": 25,
     }  # fmt: skip
@@ -333,6 +344,7 @@ def test_rates_by_format(spy: Spy, clip: Path) -> None:
         "warning: Resampled from 25 to 48 frames/s, by slerp: glb.",
         "warning: Resampled from 25 to 60 frames/s, by slerp: amass.",
         "warning: amass is read at 30, 60, 120 frames/s only: not at 48.",
+        "warning: amass of person_02 begins with the person's first frame, 0.20 s into the clip.",
     ]
     np.testing.assert_allclose(np.diff(spy.people["amass"][-1].times), 1 / 60)
 
@@ -365,12 +377,14 @@ def test_holes_and_uneven_times_are_told_of(spy: Spy, tmp_path: Path) -> None:
     first, second = make_motions()
     gone = rows(first, [*range(5), 8, *range(10, 20)])
     clip = make_result(tmp_path / "clip", [gone, second])
-    assert warnings(call(clip, "-f", "bvh,glb,csv")) == [
-        "warning: Person 1 is out of sight in frame 5–7, 9: the motion is bridged there in bvh."
-    ]
+    bridged = "warning: Person 1 is out of sight in frame 5–7, 9: the motion is bridged there in "
+    comes_late = "warning: bvh of person_02 begins with the person's first frame, 0.20 s into the clip."
+    assert warnings(call(clip, "-f", "bvh,glb,csv")) == [f"{bridged}bvh.", comes_late]
     assert [len(person) for person in spy.people["bvh"]] == [20, 15]
     assert [len(person) for person in spy.people["glb"]] == [16, 15]
     assert not warnings(call(clip, "-f", "csv", "--overwrite"))
+    faster = call(clip, "-f", "glb,csv", "--fps", 50, "--overwrite")
+    assert f"{bridged}glb, csv." in warnings(faster)
     late = rows(replace(first, times=first.times + 0.04 * (first.frame_ids > 9)), slice(None))
     clip = make_result(tmp_path / "dropped", [late])
     assert warnings(call(clip, "-f", "bvh,glb")) == [

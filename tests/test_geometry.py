@@ -11,6 +11,7 @@ from mpsnet_cli.geometry import (
     nearest_rotation,
     perspective_to_weak,
     project,
+    ray_rotations,
     weak_to_perspective,
 )
 
@@ -71,6 +72,15 @@ def test_perspective_to_weak_inverts() -> None:
     transl = weak_to_perspective(CAM, BBOXES, focal_length=FOCAL, principal_point=CENTRE)
     back = perspective_to_weak(transl, BBOXES, focal_length=FOCAL, principal_point=CENTRE)
     assert np.allclose(back, CAM)
+
+
+def test_rays_turn_the_axis_to_the_middles_of_boxes_by_the_shortest_way() -> None:
+    boxes = np.concatenate([BBOXES, [[*CENTRE, 100, 100]]])
+    rays = ray_rotations(boxes, focal_length=FOCAL, principal_point=CENTRE)
+    axes = project(rays[:, :, 2], focal_length=FOCAL, principal_point=CENTRE)
+    assert np.allclose(axes, boxes[:, :2])
+    assert np.allclose(matrix_to_axis_angle(rays)[:, 2], 0)  # none rolls
+    assert np.allclose(rays[-1], np.eye(3))
 
 
 def test_default_focal_length_is_the_diagonal() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_model import FakeModel
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mpsnet_cli import pipeline
@@ -121,6 +122,19 @@ def test_joints_project_into_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
     assert motion.joints2d[:, 15, 1].max() < motion.joints2d[:, 7, 1].min()  # head above ankle
     assert (motion.joints2d[:, 16, 0] > motion.joints2d[:, 17, 0]).all()  # left is on the right
     assert motion.focal_length == 200  # the diagonal of 160 x 120
+
+
+def test_who_stands_aside_is_turned_as_the_crop_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two crops look the same: whoever faces the camera in one does so in the other."""
+    middle, aside = track(np.arange(20)), track(np.arange(20), number=2)
+    aside.boxes[:, [0, 2]] += 60
+    motions, _, _ = run(monkeypatch, [middle, aside], range(20))
+    (_, here), (left, there) = (
+        (m.bboxes[0, 0] - 80, Rotation.from_rotvec(m.pose[0, :3])) for m in motions
+    )
+    turn = (there * here.inv()).as_rotvec()
+    assert np.allclose(turn, [0, np.arctan(left / 200), 0], atol=0.02)
+    assert np.allclose(motions[0].pose[:, 3:], motions[1].pose[:, 3:])
 
 
 def test_shape_is_robust_and_betas_of_another_body_are_dropped(

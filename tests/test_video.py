@@ -341,6 +341,30 @@ def test_rotation_and_pixel_aspect_are_as_ffmpeg_applies_them(
         assert np.abs(frame.image - expected[frame.index]).mean() < 8
 
 
+@pytest.mark.parametrize("flip", ["-display_hflip", "-display_vflip"])
+@pytest.mark.parametrize("rotation", [0, 90, 270])
+def test_mirrored_clips_are_as_ffmpeg_shows_them(tmp_path: Path, flip: str, rotation: int) -> None:
+    plain = make_clip(tmp_path / "a.mp4", pictures=noise(2), size=(128, 96), options={"crf": "1"})
+    path = tmp_path / "mirrored.mp4"
+    ffmpeg("-display_rotation", rotation, flip, "-i", plain, "-c", "copy", path)
+    video = probe(path)
+    assert video.mirrored
+    assert not probe(plain).mirrored
+    raw = ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    expected = np.frombuffer(raw, np.uint8).reshape(-1, video.height, video.width, 3).astype(int)
+    for frame in read(path):
+        assert frame.image.flags.c_contiguous
+        assert np.abs(frame.image - expected[frame.index]).mean() < 8
+
+
+def test_hdr_is_told_of(tmp_path: Path) -> None:
+    plain = make_clip(tmp_path / "a.mp4")
+    path = tmp_path / "hlg.mp4"
+    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", "h264_metadata=transfer_characteristics=18", path)
+    assert any("is HDR (HLG), whose colours" in sentence for sentence in probe(path).warnings)
+    assert not probe(plain).warnings
+
+
 @pytest.mark.parametrize("colourspace", ["itu601", "itu709"])
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le"])

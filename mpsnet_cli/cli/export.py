@@ -127,9 +127,16 @@ def export(
 
     report = make_reporter(style)
     failures: list[str] = []
+    names: set[str] = set()
     for source in sources:
         try:
             result = select(read_result(source), people=people, start=start, end=end, report=report)
+            if out and result.name in names:
+                raise OutputError(
+                    f"{source} is called {result.name}, as one before it is: exports of both would "
+                    f"be the same files in {out}. Export it on its own, or leave --out away."
+                )
+            names.add(result.name)
             body = load_body(result.motions[0].body, path=smpl_path)
             if not result.motions[0].trained:
                 report.warn(

@@ -81,7 +81,8 @@ def export_result(
 
     rates = {name: _rate(EXPORTERS[name], stage, fps) for name in formats}
     _tell_rates(rates, stage, fps, report)
-    _tell_holes(result, formats, report)
+    _tell_holes(result, rates, report)
+    _tell_starts(stage, formats, report)
     exports = Exports(stage, tilt, {}, {})
     for name in formats:
         paths = _paths(EXPORTERS[name], result, out or result.folder / EXPORTS)
@@ -164,14 +165,25 @@ def _dropped(person: Performer, fps: float) -> int:
     return int((steps - np.diff(person.frame_ids)).sum())
 
 
-def _tell_holes(result: Result, formats: Sequence[str], report: Reporter) -> None:
-    if bridged := [name for name in formats if EXPORTERS[name].bridges]:
+def _tell_holes(result: Result, rates: dict[str, float | None], report: Reporter) -> None:
+    if bridged := [name for name, rate in rates.items() if rate or EXPORTERS[name].bridges]:
         for motion in result.motions:
             if missing := holes(motion.frame_ids):
                 report.warn(
                     f"Person {motion.track_id} is out of sight in frame {frames_text(missing)}: "
                     f"the motion is bridged there in {', '.join(bridged)}."
                 )
+
+
+def _tell_starts(stage: Stage, formats: Sequence[str], report: Reporter) -> None:
+    """Say who comes late, for files of one person's motion that know no clock."""
+    files = [name for name in formats if EXPORTERS[name].each_person and EXPORTERS[name].uniform]
+    for person in stage.people if files else ():
+        if (late := float(person.times[0])) > 0.5 / stage.fps:
+            report.warn(
+                f"{', '.join(files)} of {person.name} begins with the person's first frame, "
+                f"{late:.2f} s into the clip."
+            )
 
 
 def _paths(kind: Format, result: Result, out: Path) -> list[Path]:

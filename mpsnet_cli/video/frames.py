@@ -140,6 +140,8 @@ def _rgb(
         threads=1,
     )
     image: NDArray[np.uint8] = np.asarray(rgb.to_ndarray(), np.uint8)
+    if video.mirrored:
+        image = np.asarray(cv2.flip(image, 1), np.uint8)
     return cv2.rotate(image, UPRIGHT[video.rotation]) if video.rotation else image
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ FPS_SLACK = 2 * MAX_DROPPED  # relative error of a declared rate that is not wor
 JITTER = 1e-3  # s, deviation from an even grid that is rounding, not a variable rate
 HEADER_SLACK = 0.5  # s, by which a header may overstate the length of an undamaged file
 MAX_CLAIM = 24 * 3600  # s, a header that claims more is not believed
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions, as ITU-T H.273 numbers them
 MAX_PIXELS = 8192 * 4320  # 8K; a larger frame is a mistake or an attack
 
 # Playlists, image sequences and devices are left out: they lead to other files and hosts.
@@ -50,6 +51,7 @@ class VideoInfo:
     has_audio: bool
     is_vfr: bool  # variable frame rate: the times do not lie on an even grid
     duration: float  # s, from the first frame's start to the end of the last one in `times`
+    mirrored: bool = False  # a stored picture is flipped, left for right, before it is rotated
     is_stamped: bool = True  # False: frames carry no usable times; the n-th is shown at `times[n]`
     times: NDArray[np.float64] = field(  # (n,) s, ascending, as stored: need not start at 0
         default_factory=lambda: np.zeros(1), repr=False, compare=False
@@ -82,7 +84,7 @@ class VideoInfo:
             return range(first, self.frame_count)
         stop = int(np.searchsorted(since, end))
         if stop == len(since):
-            stop += ceil((end - since[-1]) * self.fps) - 1
+            stop += math.ceil((end - since[-1]) * self.fps) - 1
         return range(first, min(stop, self.frame_count))
 
 
@@ -97,7 +99,7 @@ def probe(path: Path) -> VideoInfo:
         stream = picture_stream(path, container)
         scan = _scan(path, container, stream)
         clock = _clock(path, stream, scan.stamps)
-        rotation = round(scan.picture.rotation / 90) * 90 % 360
+        rotation, mirrored = _orientation(scan.picture)
         width, height = _square_pixels(stream)
         if rotation in (90, 270):
             width, height = height, width
@@ -108,12 +110,13 @@ def probe(path: Path) -> VideoInfo:
             fps=clock.fps,
             frame_count=len(clock.times) + _missing(container, stream, scan, clock.fps),
             rotation=rotation,
+            mirrored=mirrored,
             has_audio=bool(container.streams.audio),
             is_vfr=clock.is_vfr,
             duration=float(clock.times[-1] - clock.times[0]) + float(1 / clock.fps),
             is_stamped=clock.is_stamped,
             times=clock.times,
-            warnings=clock.warnings,
+            warnings=(*clock.warnings, *_hdr_warning(path, scan.picture)),
         )
 
 
@@ -178,6 +181,31 @@ def picture_stream(path: Path, container: InputContainer) -> av.VideoStream:
 def _square_pixels(stream: av.VideoStream) -> tuple[int, int]:
     """Return the stored width and height, the width scaled so that pixels are square."""
     return max(1, round(stream.width * (stream.sample_aspect_ratio or 1))), stream.height
+
+
+def _orientation(picture: av.VideoFrame) -> tuple[int, bool]:
+    """Return `rotation` and `mirrored` of a stored picture.
+
+    What brings it upright turns it by multiples of 90°, after a flip if its determinant is
+    negative: selfie cameras write that, and an angle alone cannot say it.
+    """
+    angle, mirrored = float(picture.rotation), False
+    data: Any = picture.side_data.get("DISPLAYMATRIX")
+    if data:
+        matrix = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)
+        if mirrored := np.linalg.det(matrix) < 0:
+            angle = -math.degrees(math.atan2(-matrix[0, 1], -matrix[0, 0]))
+    return round(angle / 90) * 90 % 360, bool(mirrored)
+
+
+def _hdr_warning(path: Path, picture: av.VideoFrame) -> tuple[str, ...]:
+    kind = HDR.get(int(picture.color_trc or 0))
+    if kind is None:
+        return ()
+    return (
+        f"{path} is HDR ({kind}), whose colours are not converted: they are paler than they should "
+        "be. If people are missed, convert it to SDR first.",
+    )
 
 
 class _Scan(NamedTuple):
