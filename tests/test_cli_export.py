@@ -330,7 +330,7 @@ def test_rates_by_format(spy: Spy, clip: Path) -> None:
     result = call(clip, "-f", "glb,bvh,amass,csv")
     assert warnings(result) == [
         "warning: Resampled from 25 to 30 frames/s, by slerp: amass.",
-        "warning: bvh, amass of person_02 begins with the person's first frame, 0.20 s into the clip.",
+        "warning: bvh, amass of person_02 begins 0.20 s into the clip, where the person does.",
     ]
     assert {name: stage.fps for name, stage in spy.stages.items()} == {
         "glb": 25, "bvh": 25, "amass": 30, "csv": 25,
@@ -344,7 +344,7 @@ def test_rates_by_format(spy: Spy, clip: Path) -> None:
         "warning: Resampled from 25 to 48 frames/s, by slerp: glb.",
         "warning: Resampled from 25 to 60 frames/s, by slerp: amass.",
         "warning: amass is read at 30, 60, 120 frames/s only: not at 48.",
-        "warning: amass of person_02 begins with the person's first frame, 0.20 s into the clip.",
+        "warning: amass of person_02 begins 0.20 s into the clip, where the person does.",
     ]
     np.testing.assert_allclose(np.diff(spy.people["amass"][-1].times), 1 / 60)
 
@@ -378,7 +378,7 @@ def test_holes_and_uneven_times_are_told_of(spy: Spy, tmp_path: Path) -> None:
     gone = rows(first, [*range(5), 8, *range(10, 20)])
     clip = make_result(tmp_path / "clip", [gone, second])
     bridged = "warning: Person 1 is out of sight in frame 5–7, 9: the motion is bridged there in "
-    comes_late = "warning: bvh of person_02 begins with the person's first frame, 0.20 s into the clip."
+    comes_late = "warning: bvh of person_02 begins 0.20 s into the clip, where the person does."
     assert warnings(call(clip, "-f", "bvh,glb,csv")) == [f"{bridged}bvh.", comes_late]
     assert [len(person) for person in spy.people["bvh"]] == [20, 15]
     assert [len(person) for person in spy.people["glb"]] == [16, 15]

@@ -181,8 +181,8 @@ def _tell_starts(stage: Stage, formats: Sequence[str], report: Reporter) -> None
     for person in stage.people if files else ():
         if (late := float(person.times[0])) > 0.5 / stage.fps:
             report.warn(
-                f"{', '.join(files)} of {person.name} begins with the person's first frame, "
-                f"{late:.2f} s into the clip."
+                f"{', '.join(files)} of {person.name} begins {late:.2f} s into the clip, where the "
+                "person does."
             )
 
 
