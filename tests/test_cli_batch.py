@@ -156,7 +156,7 @@ FAILED = outcome("b", "failed", "It is odd.")
     ("outcomes", "facts", "code", "words"),
     [
         ([outcome("a"), outcome("b", "kept"), outcome("c", "nobody", "Nobody.")], {}, 0, ""),
-        ([], {}, 0, ""),
+        ([], {}, 1, "There are no clips in what was given: check the names"),
         ([outcome("a"), FAILED], {}, 5, "1 of 2 clips failed: see out/report.html."),
         ([outcome("a", "partial", "Only a part.")], {}, 5, "1 of 1 clips failed"),
         ([outcome("a"), outcome("b", "stopped", "No space.")],

@@ -60,7 +60,7 @@ class Wired:
             (mpsnet_cli.datasets, "read_sequences", "the sequences"),
             (mpsnet_cli.evaluation.evaluate, "evaluate", self.result),
             (mpsnet_cli.video, "probe", "the clip"),
-            (mpsnet_cli.tracking, "read_boxes", "the boxes"),
+            (mpsnet_cli.tracking, "given_tracks", "the boxes"),
             (mpsnet_cli.evaluation.pixels, "load_truth", "the truth"),
             (mpsnet_cli.evaluation.pixels, "evaluate_clip", self.result),
         ):
@@ -112,7 +112,7 @@ def test_defaults_are_the_paper_s(wired: Wired) -> None:
 def test_a_clip_goes_where_it_should(wired: Wired) -> None:
     result = call("walk.mp4", "--truth", "t.npz", "--boxes", "b.csv", "--smooth", 0.1)
     assert result.exit_code == 0, result.output
-    assert wired.calls["read_boxes"] == ((Path("b.csv"), "the clip"), {})
+    assert wired.calls["given_tracks"] == (("b.csv", "the clip"), {})
     assert wired.calls["evaluate_clip"] == (
         ("the clip", "the truth", wired.model, wired.body), {"tracks": "the boxes", "smooth": 0.1},
     )  # fmt: skip

@@ -205,7 +205,7 @@ def test_14_joints_beside_49_take_their_places(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_numbers_are_dropped_and_counted(tmp_path: Path) -> None:
-    db = small_db(pose=np.zeros((20, 72)), frame_id=np.arange(100, 120))
+    db = small_db(pose=np.ones((20, 72)), frame_id=np.arange(100, 120))
     db["pose"][3, 5] = np.nan
     db["joints3D"][3] = np.inf
     db["features"][7, 0] = np.nan
@@ -216,6 +216,25 @@ def test_labels_that_are_not_numbers_are_dropped_and_counted(tmp_path: Path) -> 
     db["features"][:] = np.nan
     with pytest.raises(InputError, match="no usable frames"):
         read_database(write(tmp_path / "f.pt", db), Reporter())
+
+
+def test_a_pose_of_zeros_is_not_known(tmp_path: Path) -> None:
+    """Human3.6M's preprocessing fills in what nobody has measured."""
+    db = small_db(pose=np.zeros((20, 72)), shape=np.zeros((20, 10)))
+    report = Reporter()
+    (found,) = read_database(write(tmp_path / "h36m_25fps.pt", db), report)
+    assert (found.pose, found.betas) == (None, None)
+    assert found.joints3d is not None
+    assert report.warnings == ["h36m_25fps.pt: a pose of nothing but zeros counts as not known."]
+
+
+@pytest.mark.parametrize(
+    "frame_id", [2 * np.arange(20) + 1, [f"img_{2 * k:06d}.jpg" for k in range(20)]]
+)
+def test_every_second_frame_of_a_clip_is_a_clip(tmp_path: Path, frame_id: Any) -> None:
+    path = write(tmp_path / "h36m_25fps.pt", small_db(frame_id=np.array(frame_id)))
+    (found,) = read_database(path, Reporter())
+    assert found.frame_ids.tolist() == list(range(20))
 
 
 def test_valid_may_have_another_name_and_form(tmp_path: Path) -> None:

@@ -429,6 +429,15 @@ def test_of_two_d_only_the_2d_joints_teach(toy: TrainConfig, tmp_path: Path) -> 
         assert row["joints3d"] == row["pose"] == row["betas"] == 0
 
 
+def test_validation_that_cannot_be_used_is_told_of_before_training(
+    toy: TrainConfig, tmp_path: Path
+) -> None:
+    data = replace(toy.data, validation=())
+    with pytest.raises(InputError, match="None of the 0 sequences can be evaluated"):
+        run(replace(toy, data=data), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_spin49_needs_spins_regressor() -> None:
     with pytest.raises(InputError, match=r"data\.j_regressor_extra"):
         loop.training_joints(load_body("free-1"), "spin49", None)

@@ -355,6 +355,20 @@ def test_a_warmup_as_long_as_the_run_is_refused(config: PretrainConfig, tmp_path
         next(pretrain(further, tmp_path, report=Reporter()))
 
 
+@pytest.mark.parametrize("sizes", [(), (32, 100), (33,)])
+def test_sizes_that_the_maps_do_not_divide_are_refused(
+    config: PretrainConfig, tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    odd = replace(config, schedule=replace(config.schedule, sizes=sizes))
+    with pytest.raises(InputError, match="must be multiples of 16"):
+        next(pretrain(odd, tmp_path, report=Reporter()))
+
+
+def test_no_crops_at_all_are_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No folders of crops are named"):
+        next(pretrain(replace(config, data=PictureData((), ())), tmp_path, report=Reporter()))
+
+
 def test_errors_of_the_truth_and_of_a_turned_body(crops: Crops) -> None:
     truth = truth_as_prediction(crops)
     found = errors(truth, crops.joints2d, crops)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpsnet_cli.cli import options
-from mpsnet_cli.errors import OutputError, SomeClipsFailed
+from mpsnet_cli.errors import InputError, OutputError, SomeClipsFailed
 
 if TYPE_CHECKING:
     from mpsnet_cli.batch.batch import Conclusion, Engine
@@ -147,6 +147,11 @@ def _raise_what_failed(conclusion: Conclusion, out: Path) -> None:
         raise OutputError(
             f"No more clips were begun, as there is no room for them: {conclusion.no_room} "
             "Then the same command goes on."
+        )
+    if not count:
+        raise InputError(
+            "There are no clips in what was given: check the names, or look into the folders below "
+            "with -r."
         )
     if failed:
         raise SomeClipsFailed(

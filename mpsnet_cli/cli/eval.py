@@ -34,7 +34,7 @@ class Smoothing(options.FiniteRange):
     "--truth", type=FILE, help="DATA is a clip, and this .npz the true motion of its people."
 )
 @click.option(
-    "--boxes", type=FILE, help="The boxes of a clip's people, as `mpsnet run` takes them."
+    "--boxes", metavar="FILE|full", help="A clip's people, as `mpsnet run --boxes` takes them."
 )
 @options.weights
 @options.body
@@ -67,7 +67,7 @@ class Smoothing(options.FiniteRange):
 @options.batch_size
 @options.json_events
 def eval(
-    data: Path, truth: Path | None, boxes: Path | None, weights: str | None, body: str,
+    data: Path, truth: Path | None, boxes: str | None, weights: str | None, body: str,
     smpl_path: Path | None, joint_regressor: Path | None, release_batching: bool, smooth: Smooth,
     fps: float | None, device: str, precision: Precision, batch_size: int | None, style: str | None,
 ) -> None:  # fmt: skip
@@ -127,14 +127,14 @@ def _on_features(
     )
 
 
-def _on_pixels(clip: Path, truth: Path, boxes: Path | None) -> partial[Result]:
+def _on_pixels(clip: Path, truth: Path, boxes: str | None) -> partial[Result]:
     """Look at the clip and what is known of it, so that only model and body are missing."""
     from mpsnet_cli.evaluation.pixels import evaluate_clip, load_truth
-    from mpsnet_cli.tracking import read_boxes
+    from mpsnet_cli.tracking import given_tracks
     from mpsnet_cli.video import probe
 
     video = probe(clip)
-    tracks = read_boxes(boxes, video) if boxes else None
+    tracks = given_tracks(boxes, video) if boxes else None
     return partial(evaluate_clip, video, load_truth(truth), tracks=tracks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,9 @@ def _read(path: Path, name: str) -> Poses:
                 raise ValueError("it is not an .npz archive")
             with np.load(path, allow_pickle=False) as archive:
                 arrays: dict[str, Any] = {key: archive[key] for key in wanted & {*archive.files}}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            if not all(isinstance(value, np.ndarray) for value in arrays.values()):
+                raise ValueError("not all in it are arrays")
+    except Exception as error:  # a damaged or hostile archive can raise anything
         raise InputError(f"{path} is not a readable .npz: {error}.") from error
     if "poses" not in arrays and {"root_orient", "pose_body"} <= arrays.keys():
         parts = arrays["root_orient"], arrays["pose_body"]

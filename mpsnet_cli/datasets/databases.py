@@ -102,12 +102,21 @@ def _checked(arrays: dict[str, Array], path: Path) -> dict[str, Array]:
             )
         check(name, (n, found.shape[1], 3), "f")
     if "frame_id" in arrays:
+        arrays["frame_id"] = _numbers(arrays["frame_id"])
         check("frame_id", (n,), "iu")
     if "valid" in arrays:
         if arrays["valid"].size == n:  # some write it as a column
             arrays["valid"] = arrays["valid"].reshape(n)
         check("valid", (n,), "biuf")
     return arrays
+
+
+def _numbers(names: Array) -> Array:
+    """Return the numbers that frames' names end in, "img_000012"; numbers as they are."""
+    if names.dtype.kind != "U":
+        return names
+    found = [re.search(r"(\d{1,9})\D*$", str(name)) for name in names.ravel()]
+    return np.array([int(match[1]) for match in found if match], np.int64)
 
 
 def _finite_rows(array: Array) -> NDArray[np.bool_]:
@@ -137,8 +146,9 @@ def _frame_ids(
 ) -> NDArray[np.int64]:
     if "frame_id" in arrays:
         ids = arrays["frame_id"][rows].astype(np.int64)
-        if (np.diff(ids) > 0).all():
-            return ids
+        steps = np.diff(ids)
+        if (steps > 0).all():  # a database of every second frame of its clips is as good as any
+            return ids // max(1, int(np.gcd.reduce(steps))) if len(steps) else ids
         report.warn(f"{where}: frame_id does not ascend; frames are counted from 0 instead.")
     return np.arange(len(rows))
 
@@ -165,6 +175,10 @@ def _sequence(
         bboxes = np.concatenate([bboxes[:, :2], TARGET_SCALE * bboxes[:, 2:]], axis=1)
     if joints2d is not None:
         joints2d = None if bboxes is None else _in_box(joints2d, bboxes, path, report)
+    pose, betas = get("pose"), get("shape")
+    if pose is not None and not pose.any():  # what Human3.6M's preprocessing writes for "not known"
+        report.warn(f"{path.name}: a pose of nothing but zeros counts as not known.")
+        pose = betas = None
     known = [joints for joints in (joints3d, joints2d) if joints is not None]
     count = max((joints.shape[1] for joints in known), default=0)
     return Sequence(
@@ -176,8 +190,8 @@ def _sequence(
         joint_set=SETS.get(count, "none"),
         joints3d=_widened(joints3d, count),
         joints2d=_widened(joints2d, count),
-        pose=get("pose"),
-        betas=get("shape"),
+        pose=pose,
+        betas=betas,
         bboxes=bboxes,
     )
 

@@ -119,7 +119,7 @@ def evaluate_sequences(
             f"The joint regressor is for {joint_regressor.shape[1]} vertices, and the body "
             f"{body.name} has {body.vertex_count}: it takes SMPL (--body smpl)."
         )
-    usable = _usable(list(sequences), body, report)
+    usable = usable_sequences(list(sequences), body, report)
     errors, joints = [], []
     with report.stage("evaluate", total=sum(map(len, usable))) as advance:
         for sequence in usable:
@@ -136,8 +136,13 @@ def evaluate_sequences(
     return Result(tuple(errors), "; ".join(dict.fromkeys(joints)))
 
 
-def _usable(sequences: list[Sequence], body: BodyModel, report: Reporter) -> list[Sequence]:
-    """Return the sequences that can be evaluated, and warn of the others."""
+def usable_sequences(
+    sequences: list[Sequence], body: BodyModel, report: Reporter
+) -> list[Sequence]:
+    """Return the sequences that can be evaluated, and warn of the others.
+
+    Raises InputError if there are none.
+    """
     long = [sequence for sequence in sequences if len(sequence) >= WINDOW]
     if len(long) < len(sequences):
         names = [sequence.name for sequence in sequences if len(sequence) < WINDOW]

@@ -62,7 +62,6 @@ MakeSamples = Callable[[], Source]  # to be called in each worker
 Picture = NDArray[np.uint8]
 Content = TypeVar("Content")
 
-_UNREADABLE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, cv2.error)
 _samples: Source  # of a worker process
 _stop: Event
 
@@ -157,7 +156,7 @@ def _read(path: Path, unpack: Callable[[dict[str, Any]], Content]) -> Content:
         return unpack(arrays)
     except KeyError as error:
         raise InputError(f"{path} is not a shard of samples: it lacks {error}.") from error
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged or hostile file can raise anything
         raise InputError(f"{path} is not a readable shard of samples: {error}.") from error
 
 

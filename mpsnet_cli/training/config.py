@@ -35,7 +35,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "discriminator_learning_rate": (0, 1),
     "discriminator_weight_decay": (0, 1),
     "patience": (0, 100_000),
-    "factor": (0, 1),
+    "factor": (0, 0.99),
     "seed": (0, 2**32 - 1),
     "checkpoint_every": (1, 1_000_000),
     "validate_every": (1, 1_000_000_000),
@@ -215,7 +215,7 @@ def load_config(path: Path, kind: type[Config]) -> Config:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a readable YAML file: {reason}.") from error
     try:

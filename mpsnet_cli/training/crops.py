@@ -75,6 +75,8 @@ def load_crops(folders: Iterable[Path], report: Reporter) -> Crops:
         if not found:
             raise InputError(f"{folder} holds no crops: make some with mpsnet synth {folder}.")
         paths += found
+    if not paths:
+        raise InputError("No folders of crops are named: make some with mpsnet synth.")
     parts: list[Crops] = []
     with (
         ThreadPoolExecutor(READERS) as pool,

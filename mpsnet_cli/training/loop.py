@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mpsnet_cli.body import load_body
 from mpsnet_cli.body.joint_sets import load_joint_regressor
 from mpsnet_cli.errors import InputError
-from mpsnet_cli.evaluation.evaluate import evaluate_sequences
+from mpsnet_cli.evaluation.evaluate import evaluate_sequences, usable_sequences
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.training.checkpoint import (
     RESUME,
@@ -123,6 +123,7 @@ class _Run:
         self.validation = labelled_sequences(data.validation, ("joints3d",), network.config, report)
         self.prior = self._prior()
         self.body = load_body(network.config.body, device=device)
+        usable_sequences(self.validation, self.body, Reporter())  # or it would fail in an hour
         h36m = data.j_regressor_h36m
         self.regressor = load_joint_regressor(h36m) if h36m else None
         joints = training_joints(self.body, self.windows.joint_set, data.j_regressor_extra)

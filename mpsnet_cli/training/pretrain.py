@@ -42,7 +42,7 @@ from mpsnet_cli.training.config import PretrainConfig, flatten
 from mpsnet_cli.training.crops import Crops, augment, load_crops
 from mpsnet_cli.training.losses import project_to_crop
 from mpsnet_cli.training.speed import product_rate, training_flops
-from mpsnet_cli.training.student import STATE, PictureLearner, PictureLosses
+from mpsnet_cli.training.student import COARSEST, STATE, PictureLearner, PictureLosses
 from mpsnet_cli.weights import (
     LONGEST_TEXT,
     PARTLY_TRAINED,
@@ -105,6 +105,12 @@ class _Run:
         self.schedule = config.schedule
         self.out = out
         self.report = report
+        sizes = self.schedule.sizes
+        if not sizes or any(size % COARSEST for size in sizes):
+            raise InputError(
+                f"schedule.sizes is {list(sizes)}, and must be multiples of {COARSEST}: the maps "
+                "are to lie on one another."
+            )
         self.device = resolve_device(config.device)
         self.crops = load_crops(config.data.crops, report).to(self.device)
         self.validation = load_crops(config.data.validation, report)

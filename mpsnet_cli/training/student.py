@@ -38,6 +38,7 @@ AVERAGED_EVERY = 8
 STEEPEST = 5.0  # norm of a gradient, beyond which it is scaled down
 PREDICTED_AT_ONCE = 128
 SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for one cell, a side
+COARSEST = 16  # px, of a cell of layer3, where the coarser of them see
 TURNS_SEEN = (1024, 2)  # the same of the head for rotations
 STATE = ("student", "averaged", "optimiser")
 

@@ -355,6 +355,8 @@ def save_untrained(path: Path, *, seed: int, overwrite: bool = False) -> Weights
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where a file exists that may not be overwritten."""
+    """Raise OutputError where a file exists that may not be overwritten, or can never be."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file to write.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; --overwrite replaces it.")
