@@ -12,7 +12,7 @@ PACKAGED: dict[str, str] = {  # sha256 by file name, of every network in weights
     "mpsnet-starter.safetensors": (
         "ade0a2c0ecf5ff3a4625bcdcae4d10eb8bbdfc0e5100e34d3896867dbadab85c"
     ),
-    "person-starter.pt": "80ad974ac97bb92fffa2036da3e9a5597eb1131be44f789ca28bb7ae14988932",
+    "person-starter.pt": "fb291f6d0c54dc98324f1c02562f603299fdcd3323c8351ab0dbb36eb4e8a5f6",
 }
 
 

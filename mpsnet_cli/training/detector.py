@@ -109,7 +109,7 @@ class DetectorConfig:
     network: PictureNetwork = PictureNetwork()  # noqa: RUF009 (frozen)
     schedule: SceneSchedule = SceneSchedule()
     name: str = "trained with mpsnet detector"
-    long_sides: tuple[int, ...] = (416, 640)
+    long_sides: tuple[int, ...] = (416, 544)
     nms_iou: float = 0.6
     double_iou: float = 0.4
     seed: int = 0
