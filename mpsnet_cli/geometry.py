@@ -68,7 +68,7 @@ def ray_rotations(
     """Return what turns the optical axis to the middle of each box, by the shortest way: (N, 3, 3).
 
     A crop shows a person as a camera does that is turned so, and a network that knows nothing but
-    crops says how the body stands before that one (Li et al., CLIFF, ECCV 2022, §3).
+    crops says how the body stands before that one (see Li et al., CLIFF, ECCV 2022).
     """
     x, y = ((bboxes[:, :2] - np.asarray(principal_point)) / focal_length).T
     off_axis = np.hypot(x, y)

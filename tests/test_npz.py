@@ -44,7 +44,7 @@ def archive(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) ->
     return buffer.getvalue()
 
 
-GOOD = archive({"boxes.npy": header((0,))})
+GOOD = archive({"frame_ids.npy": header((0,))})
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "a member that is no array": lambda: archive({"frame_ids": b"hello", "track_ids": b""}),
     "an array larger than any memory": lambda: archive({"frame_ids.npy": header((10**11, 2048))}),

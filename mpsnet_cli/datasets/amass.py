@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsnet_cli.errors import InputError
+from mpsnet_cli.npz import read_npz
 from mpsnet_cli.progress import Reporter
 
 BODY_VALUES = 66  # root and 21 joints, which SMPL, SMPL-H and SMPL-X share
@@ -52,16 +51,7 @@ def read_amass(path: Path, report: Reporter) -> list[Poses]:
 
 def _read(path: Path, name: str) -> Poses:
     wanted = {"poses", "root_orient", "pose_body", *RATES}
-    try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not an .npz archive")
-            with np.load(path, allow_pickle=False) as archive:
-                arrays: dict[str, Any] = {key: archive[key] for key in wanted & {*archive.files}}
-            if not all(isinstance(value, np.ndarray) for value in arrays.values()):
-                raise ValueError("not all in it are arrays")
-    except Exception as error:  # a damaged or hostile archive can raise anything
-        raise InputError(f"{path} is not a readable .npz: {error}.") from error
+    _, arrays = read_npz(path, what=".npz", only=wanted)
     if "poses" not in arrays and {"root_orient", "pose_body"} <= arrays.keys():
         parts = arrays["root_orient"], arrays["pose_body"]
         if all(part.ndim == 2 for part in parts) and len(parts[0]) == len(parts[1]):

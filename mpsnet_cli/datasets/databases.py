@@ -148,7 +148,7 @@ def _frame_ids(
         ids = arrays["frame_id"][rows].astype(np.int64)
         steps = np.diff(ids)
         if (steps > 0).all():  # a database of every second frame of its clips is as good as any
-            return ids // max(1, int(np.gcd.reduce(steps))) if len(steps) else ids
+            return ids // max(1, int(np.gcd.reduce(steps)))
         report.warn(f"{where}: frame_id does not ascend; frames are counted from 0 instead.")
     return np.arange(len(rows))
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from mpsnet_cli._version import __version__
 from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.npz import read_npz
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.synth.crowd import Crowds, SceneBatch
 from mpsnet_cli.synth.plates import PHOTO_SUFFIXES
@@ -146,13 +147,10 @@ def read_scenes(path: Path) -> SceneShard:
 
 
 def _read(path: Path, unpack: Callable[[dict[str, Any]], Content]) -> Content:
+    found, arrays = read_npz(path, what="shard of samples")
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not an .npz archive")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays: dict[str, Any] = {key: stored[key] for key in stored.files}
-        if str(arrays.get("format")) != FORMAT:
-            raise ValueError(f"its format is {arrays.get('format')}, not {FORMAT}")
+        if found != FORMAT:
+            raise ValueError(f"it is not {FORMAT} (found: {found})")
         return unpack(arrays)
     except KeyError as error:
         raise InputError(f"{path} is not a shard of samples: it lacks {error}.") from error

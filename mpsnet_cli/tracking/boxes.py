@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.motion import Motion, Track
+from mpsnet_cli.npz import NO_FORMAT, read_npz
 from mpsnet_cli.tracking.refine import fill_gaps
 from mpsnet_cli.video import VideoInfo
 
@@ -96,21 +97,19 @@ def _read_mot(path: Path) -> _Rows:
 
 
 def _read_npz(path: Path) -> _Rows:
+    found, arrays = read_npz(path, what=".npz of boxes")
+    if found != NO_FORMAT:
+        return _read_motion(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if "format" in file:
-                return _read_motion(path)
-            frames, ids, boxes = (
-                file[key].astype(float) for key in ("frame_ids", "track_ids", "boxes")
-            )
-            scores = file["scores"].astype(float) if "scores" in file else np.ones(frames.shape)
-            return _Rows(frames, ids, boxes, scores)
+        frames, ids, boxes = (
+            arrays[key].astype(float) for key in ("frame_ids", "track_ids", "boxes")
+        )
+        scores = arrays["scores"].astype(float) if "scores" in arrays else np.ones(frames.shape)
     except KeyError as error:
-        raise InputError(f"{path} is not an .npz of boxes: {error.args[0]}.") from error
-    except InputError:
-        raise
-    except Exception as error:  # a damaged or hostile archive can raise anything
+        raise InputError(f"{path} is not an .npz of boxes: it lacks {error.args[0]}.") from error
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a readable .npz of boxes: {error}.") from error
+    return _Rows(frames, ids, boxes, scores)
 
 
 def _read_motion(path: Path) -> _Rows:

@@ -6,7 +6,8 @@ for a network, writes settings and changes global switches; `quiet_ultralytics` 
 our cache folder and puts the switches back.
 
 A checkpoint may add a key "mpsnet" to ultralytics' own, a table whose "long_sides" and "nms_iou"
-take the place of LONG_SIDES and NMS_IOU below for that network.
+take the place of LONG_SIDES and NMS_IOU below for that network, and whose "double_iou" (else 1) is
+from what overlap on `refine` takes two boxes for one person's.
 """
 
 from __future__ import annotations

@@ -192,10 +192,10 @@ def _orientation(picture: av.VideoFrame) -> tuple[int, bool]:
     angle, mirrored = float(picture.rotation), False
     data: Any = picture.side_data.get("DISPLAYMATRIX")
     if data:
-        matrix = np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2].astype(float)
-        if mirrored := np.linalg.det(matrix) < 0:
-            angle = -math.degrees(math.atan2(-matrix[0, 1], -matrix[0, 0]))
-    return round(angle / 90) * 90 % 360, bool(mirrored)
+        (a, b, _), (c, d, _), _ = np.frombuffer(data, np.int32).reshape(3, 3).astype(float)
+        if mirrored := bool(a * d < b * c):
+            angle = -math.degrees(math.atan2(-b, -a))
+    return round(angle / 90) * 90 % 360, mirrored
 
 
 def _hdr_warning(path: Path, picture: av.VideoFrame) -> tuple[str, ...]:
