@@ -143,7 +143,7 @@ def mean_of_training(folder: Path) -> tuple[Floats, Floats]:
     poses: list[Floats] = []
     betas: list[Floats] = []
     for shard in iter_shards(folder):
-        poses.append(shard.batch.pose)
+        poses.append(shard.batch.before_crops()[0])
         betas.append(shard.batch.betas)
         if sum(map(len, poses)) >= MEAN_OF:
             break
@@ -262,7 +262,7 @@ def crops(options: argparse.Namespace, report: Reporter) -> str:
         for shard in iter_shards(options.data):
             batch = shard.batch
             found.append(model.features(batch.images).numpy() if known is None else known[:0])
-            true.append(to_common14(batch.joints3d, "smpl24"))
+            true.append(to_common14(batch.before_crops()[1], "smpl24"))
             groups.append({**orientation(batch), **visibility(batch)})
             advance(len(batch.images))
     if known is None:

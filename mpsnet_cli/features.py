@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mpsnet_cli.crops import crop_image, square_boxes
 from mpsnet_cli.datasets.sequences import Sequence
 from mpsnet_cli.errors import InputError
+from mpsnet_cli.geometry import before_rays, ray_rotations
 from mpsnet_cli.model.inference import Model
 from mpsnet_cli.motion import Motion, Track
 from mpsnet_cli.packaged import file_sha256
@@ -47,8 +48,8 @@ def extract_features(
 
     A clip's people are detected, or given by `boxes` (a file, or "full"), and carry no labels. A
     result of `mpsnet run` is labelled with its own motions, which are a network's word, not the
-    truth. Shards of `mpsnet synth --kind sequences` carry exact labels. Raises InputError for a
-    source that is none of these.
+    truth. Shards of `mpsnet synth --kind sequences` carry exact labels. All are turned to what the
+    crops show, by the ray to their middle. Raises InputError for a source that is none of these.
     """
     if not source.is_dir():
         yield from clip_features(source, model, boxes=boxes, detector=detector, report=report)
@@ -191,18 +192,22 @@ def _track(motion: Motion, camera_scale: float) -> Track:
 
 
 def _labelled(sequence: Sequence, motion: Motion, rows: NDArray[np.int64]) -> Sequence:
-    """Put the `rows` of a motion beside a sequence's features."""
+    """Put the `rows` of a motion beside a sequence's features, as its crops show it."""
     assert sequence.bboxes is not None
     boxes = sequence.bboxes[:, None]
     xy = 2 * (motion.joints2d[rows] - boxes[..., :2]) / boxes[..., 2:]
     known = np.ones((*xy.shape[:2], 1))
+    rays = ray_rotations(
+        sequence.bboxes, focal_length=motion.focal_length, principal_point=motion.principal_point
+    )
+    pose, joints3d = before_rays(motion.pose[rows], motion.joints3d[rows], rays)
     return replace(
         sequence,
         body=motion.body.partition("-")[0] if motion.body.startswith("smpl") else motion.body,
         joint_set="smpl24",
-        joints3d=motion.joints3d[rows],
+        joints3d=joints3d,
         joints2d=np.concatenate([xy, known], axis=-1).astype(np.float32),
-        pose=motion.pose[rows],
+        pose=pose,
         betas=np.ascontiguousarray(motion.posed_betas[rows]),
     )
 
@@ -212,6 +217,7 @@ def _shard_sequences(shard: Shard, model: Model) -> Iterator[Sequence]:
     features = model.features(batch.images).numpy()
     known = np.ones((*batch.joints2d.shape[:2], 1))  # hidden ones too
     joints2d = np.concatenate([batch.joints2d, known], axis=-1)
+    pose, joints3d = batch.before_crops()
     for sample, index in enumerate(shard.indices):
         rows = slice(sample * frames, (sample + 1) * frames)
         yield Sequence(
@@ -221,9 +227,9 @@ def _shard_sequences(shard: Shard, model: Model) -> Iterator[Sequence]:
             frame_ids=np.arange(frames),
             features=features[rows],
             joint_set="smpl24",
-            joints3d=batch.joints3d[rows],
+            joints3d=joints3d[rows],
             joints2d=joints2d[rows].astype(np.float32),
-            pose=batch.pose[rows],
+            pose=pose[rows],
             betas=batch.betas[rows],
             bboxes=batch.bboxes[rows],
         )

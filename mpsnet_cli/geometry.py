@@ -63,19 +63,33 @@ def perspective_to_weak(
 
 
 def ray_rotations(
-    bboxes: Floats, *, focal_length: float, principal_point: ArrayLike
+    bboxes: Floats, *, focal_length: ArrayLike, principal_point: ArrayLike
 ) -> NDArray[np.float64]:
     """Return what turns the optical axis to the middle of each box, by the shortest way: (N, 3, 3).
 
+    One camera for all boxes, or one for each: (N,) focal lengths and (N, 2) principal points.
     A crop shows a person as a camera does that is turned so, and a network that knows nothing but
     crops says how the body stands before that one (see Li et al., CLIFF, ECCV 2022).
     """
-    x, y = ((bboxes[:, :2] - np.asarray(principal_point)) / focal_length).T
+    focal_lengths = np.asarray(focal_length)[..., None]
+    x, y = ((bboxes[:, :2] - np.asarray(principal_point)) / focal_lengths).T
     off_axis = np.hypot(x, y)
     angle_per_offset = np.arctan(off_axis) / np.maximum(off_axis, 1e-12)
     return Rotation.from_rotvec(
         angle_per_offset[:, None] * np.stack([-y, x, 0 * x], axis=1)
     ).as_matrix()
+
+
+def before_rays(
+    pose: Floats, joints3d: Floats, rays: Floats
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Turn poses (N, 72), axis-angle, and joints (N, J, 3) to what a camera turned so would see.
+
+    `rays` (N, 3, 3) are those of `ray_rotations`: crops alone show no more of a person than that.
+    """
+    turned = pose.astype(np.float32)
+    turned[:, :3] = matrix_to_axis_angle(rays.mT @ axis_angle_to_matrix(pose[:, :3]))
+    return turned, (joints3d @ rays).astype(np.float32)
 
 
 def project(points: Floats, *, focal_length: float, principal_point: ArrayLike) -> Floats:

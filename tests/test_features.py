@@ -21,9 +21,11 @@ from mpsnet_cli.crops import crop_image, square_boxes
 from mpsnet_cli.datasets import Sequence, load_sequences, save_sequences
 from mpsnet_cli.errors import InputError
 from mpsnet_cli.features import extract_features
+from mpsnet_cli.geometry import axis_angle_to_matrix, ray_rotations
 from mpsnet_cli.motion import Motion
 from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
+from mpsnet_cli.synth.samples import CropBatch
 from mpsnet_cli.synth.shards import Shard
 from mpsnet_cli.tracking import full_frame_track
 from mpsnet_cli.video import Frame, VideoInfo, probe, read_frames
@@ -132,9 +134,16 @@ def test_a_result_labels_its_own_clip(numbered: Path, tmp_path: Path) -> None:
     assert np.array_equal(one.frame_ids, motion.frame_ids[rows])
     assert np.array_equal(one.features[:, 0], rows)
     assert one.joint_set == "smpl24"
-    for name in ("pose", "joints3d"):
-        assert np.array_equal(getattr(one, name), getattr(motion, name)[rows])
     assert one.bboxes is not None
+    assert one.pose is not None
+    assert one.joints3d is not None
+    rays = ray_rotations(
+        one.bboxes, focal_length=motion.focal_length, principal_point=motion.principal_point
+    )
+    root = rays @ axis_angle_to_matrix(one.pose[:, :3])
+    assert np.allclose(root, axis_angle_to_matrix(motion.pose[rows, :3]), atol=1e-5)
+    assert np.array_equal(one.pose[:, 3:], motion.pose[rows, 3:])
+    assert np.allclose(one.joints3d @ rays.mT, motion.joints3d[rows], atol=1e-5)
     assert one.joints2d is not None
     assert np.allclose(one.bboxes, motion.bboxes[rows], atol=1e-3)
     centre, half = one.bboxes[:, None, :2], one.bboxes[:, None, 2:] / 2
@@ -185,13 +194,20 @@ def shard(frames: int, *, size: int = 224, kind: str = "sequences") -> Shard:
     count = 2 * frames
     images = np.empty((count, size, size, 3), np.uint8)
     images[:] = (np.arange(count)[:, None] * [1, 0, 0])[:, None, None]
-    shapes = {"pose": (72,), "betas": (10,), "joints2d": (24, 2), "joints3d": (24, 3),
-              "bboxes": (4,)}  # fmt: skip
+    shapes = {"pose": (72,), "betas": (10,), "cam": (3,), "joints2d": (24, 2),
+              "joints3d": (24, 3), "transl": (3,), "bboxes": (4,)}  # fmt: skip
     labels = {
         name: rng.normal(0, 1, (count, *shape)).astype(np.float32) for name, shape in shapes.items()
     }
-    batch: Any = SimpleNamespace(images=images, **labels)
-    return Shard(kind, np.array([5, 6]), frames, batch)  # type: ignore[arg-type]
+    batch = CropBatch(
+        images=images,
+        masks=np.ones((count, size, size), np.bool_),
+        visible=np.ones((count, 24), np.bool_),
+        focal_length=np.full(count, 300, np.float32),
+        image_size=np.full((count, 2), 200, np.float32),
+        **labels,
+    )
+    return Shard(kind, np.array([5, 6]), frames, batch)
 
 
 def test_shards_keep_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +219,10 @@ def test_shards_keep_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert one.features[:, 0].tolist() == [0, 1, 2]
     assert two.features[:, 0].tolist() == [3, 4, 5]
     assert two.frame_ids.tolist() == [0, 1, 2]
-    for name in ("pose", "betas", "joints3d", "bboxes"):
+    for name in ("betas", "bboxes"):
         assert np.array_equal(getattr(two, name), getattr(made.batch, name)[3:])
+    for name, before_crops in zip(("pose", "joints3d"), made.batch.before_crops(), strict=True):
+        assert np.array_equal(getattr(two, name), before_crops[3:])
     assert two.joints2d is not None
     assert np.array_equal(two.joints2d[..., :2], made.batch.joints2d[3:])
     assert (two.joints2d[..., 2] == 1).all()

@@ -6,6 +6,7 @@ from scipy.stats import special_ortho_group
 
 from mpsnet_cli.geometry import (
     axis_angle_to_matrix,
+    before_rays,
     default_focal_length,
     matrix_to_axis_angle,
     nearest_rotation,
@@ -81,6 +82,28 @@ def test_rays_turn_the_axis_to_the_middles_of_boxes_by_the_shortest_way() -> Non
     assert np.allclose(axes, boxes[:, :2])
     assert np.allclose(matrix_to_axis_angle(rays)[:, 2], 0)  # none rolls
     assert np.allclose(rays[-1], np.eye(3))
+    of_each = ray_rotations(
+        boxes,
+        focal_length=np.where(np.arange(len(boxes)) % 2, 2 * FOCAL, FOCAL),
+        principal_point=np.tile(CENTRE, (len(boxes), 1)),
+    )
+    assert np.allclose(of_each[::2], rays[::2])
+    assert not np.allclose(of_each[1], rays[1])
+
+
+def test_before_its_ray_a_camera_sees_the_middle_of_the_box_ahead() -> None:
+    rng = np.random.default_rng(0)
+    joints = np.float32(rng.normal(0, 0.5, (5, 24, 3)) + [2, -1, 6])
+    pose = np.float32(rng.normal(0, 1, (5, 72)))
+    boxes = np.full((5, 4), 100.0)
+    boxes[:, :2] = project(joints[:, 0], focal_length=FOCAL, principal_point=CENTRE)
+    rays = ray_rotations(boxes, focal_length=FOCAL, principal_point=CENTRE)
+    turned_pose, turned = before_rays(pose, joints, rays)
+    assert np.allclose(turned[:, 0, :2], 0, atol=1e-5)
+    assert np.allclose(np.linalg.norm(turned, axis=2), np.linalg.norm(joints, axis=2), atol=1e-5)
+    assert np.array_equal(turned_pose[:, 3:], pose[:, 3:])
+    back = rays @ axis_angle_to_matrix(turned_pose[:, :3])
+    assert np.allclose(back, axis_angle_to_matrix(pose[:, :3]), atol=1e-5)
 
 
 def test_default_focal_length_is_the_diagonal() -> None:

@@ -51,9 +51,11 @@ def repeated(crops: Crops, times: int) -> Crops:
 def test_crops_are_what_the_shards_hold(folder: Path, crops: Crops) -> None:
     batch = read_shard(next(folder.glob("crops-*.npz"))).batch
     assert np.array_equal(crops.images.permute(0, 2, 3, 1).numpy(), batch.images)
-    rotmats = axis_angle_to_matrix(batch.pose.reshape(-1, 24, 3))
+    pose, joints3d = batch.before_crops()
+    rotmats = axis_angle_to_matrix(pose.reshape(-1, 24, 3))
     assert np.allclose(crops.rotmats.numpy(), rotmats, atol=1e-6)
-    for name in ("betas", "joints2d", "joints3d", "visible"):
+    assert np.array_equal(crops.joints3d.numpy(), joints3d)
+    for name in ("betas", "joints2d", "visible"):
         assert np.array_equal(getattr(crops, name).numpy(), getattr(batch, name))
     both = load_crops([folder, folder], Reporter())
     assert torch.equal(both.images[6:], crops.images)

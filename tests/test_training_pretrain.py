@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from mpsnet_cli.body import PARENTS, load_body
 from mpsnet_cli.cli import main
 from mpsnet_cli.errors import InputError, OutputError
+from mpsnet_cli.evaluation import metrics
+from mpsnet_cli.geometry import axis_angle_to_matrix
 from mpsnet_cli.model.backbone import Backbone
 from mpsnet_cli.model.config import MPSNetConfig
 from mpsnet_cli.model.regressor import Prediction, Regressor
@@ -48,6 +51,7 @@ from mpsnet_cli.training.student import (
     joints_on,
     map_losses,
     pose_losses,
+    procrustes_aligned,
 )
 from mpsnet_cli.weights import load_model, read_info, save_network
 from tests.test_training_crops import make_folder
@@ -289,6 +293,7 @@ def test_the_truth_has_no_loss(crops: Crops) -> None:
     maps = Maps(logits, depths, axes[..., None, None].expand(-1, -1, -1, 8, 8))
     losses = pose_losses(truth_as_prediction(crops), body, crops)
     assert losses.joints3d < 0.01
+    assert losses.aligned < 0.01
     assert losses.pose < 0.01
     assert losses.betas == 0
     surprise, depths_off, turns_off = map_losses(maps, crops)
@@ -301,6 +306,16 @@ def test_the_truth_has_no_loss(crops: Crops) -> None:
     assert float(same.joints3d) == pytest.approx(float(losses.joints3d), abs=1e-4)
     off = (joints_on(maps) - crops.joints2d).norm(dim=2)[crops.visible]
     assert float(off.mean()) < 0.3 * 2 / side
+
+
+def test_predictions_are_aligned_as_they_are_measured() -> None:
+    predicted, true = torch.randn(2, 6, 14, 3, generator=torch.Generator().manual_seed(0))
+    true[0] = predicted[0] * torch.tensor([-1.0, 1, 1])  # a mirror image, which none can reach
+    aligned = procrustes_aligned(predicted, true)
+    assert np.allclose(aligned, metrics.procrustes_aligned(predicted, true), atol=1e-5)
+    turn = torch.from_numpy(axis_angle_to_matrix(np.array([0.1, 0.5, -0.3]))).float()
+    turned = 2 * predicted @ turn + 1
+    assert torch.allclose(procrustes_aligned(turned, predicted), predicted, atol=1e-5)
 
 
 def test_the_maps_learn_alone_at_first(config: PretrainConfig, crops: Crops) -> None:

@@ -25,8 +25,11 @@ Floats = NDArray[np.float32]
 class Sequence:
     """One person's static features over the frames of a clip, with what is known of the truth.
 
-    Everything is in the camera frame of a Motion (x right, y down, z forward, metres); labels that
-    are not known are None. Raises ValueError, naming the field, for one that does not fit.
+    Everything has a Motion's axes (x right, y down, z forward, metres). In sequences of `mpsnet
+    features` they are those of a camera that looks at the middle of each crop, which is all that a
+    crop can show; a database's labels are taken as they come, before the camera of the whole
+    picture. Labels that are not known are None. Raises ValueError, naming the field, for one that
+    does not fit.
     """
 
     name: str

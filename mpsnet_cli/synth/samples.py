@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mpsnet_cli.geometry import before_rays, ray_rotations
 from mpsnet_cli.synth.backdrop import paint_backdrop
 from mpsnet_cli.synth.film import develop
 from mpsnet_cli.synth.gbuffer import Rasteriser, rasterise
@@ -47,6 +48,12 @@ class CropBatch:
     bboxes: Floats  # (n, 4) cx, cy, w, h of the square that the crop is, px of the virtual image
     focal_length: Floats  # (n,) px of the virtual image
     image_size: Floats  # (n, 2) width, height, px; the principal point is its middle
+
+    def before_crops(self) -> tuple[Floats, Floats]:
+        """Return pose and joints3d before cameras that look at the middle of each crop."""
+        middle = self.image_size / 2
+        rays = ray_rotations(self.bboxes, focal_length=self.focal_length, principal_point=middle)
+        return before_rays(self.pose, self.joints3d, rays)
 
 
 class Pictures(NamedTuple):

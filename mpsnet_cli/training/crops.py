@@ -37,13 +37,13 @@ LARGEST_SHIFT = 0.06  # in half crops
 
 
 class Crops(NamedTuple):
-    """N crops and the truth about the person in each.
+    """N crops and the truth about the person in each, seen by a camera that looks at its middle.
 
     images: (N, 3, S, S) uint8 RGB, or float32 in 0..1 once augmented
-    rotmats: (N, 24, 3, 3) the root's in the camera frame
+    rotmats: (N, 24, 3, 3) the root's in that camera's frame
     betas: (N, 10)
     joints2d: (N, 24, 2) in the crop's [-1, 1]²
-    joints3d: (N, 24, 3) m, camera axes, from any origin
+    joints3d: (N, 24, 3) m, that camera's axes, from any origin
     visible: (N, 24) bool, in the picture and behind nothing but the person
     """
 
@@ -97,12 +97,12 @@ def load_crops(folders: Iterable[Path], report: Reporter) -> Crops:
 
 def _read(path: Path) -> Crops:
     batch = read_shard(path).batch
-    rotmats = axis_angle_to_matrix(batch.pose.reshape(-1, 24, 3)).astype(np.float32)
+    pose, joints3d = batch.before_crops()
+    rotmats = axis_angle_to_matrix(pose.reshape(-1, 24, 3)).astype(np.float32)
     return Crops(
         torch.from_numpy(batch.images).permute(0, 3, 1, 2).contiguous(),
-        *map(torch.from_numpy, (rotmats, batch.betas, batch.joints2d, batch.joints3d,
-                                batch.visible)),
-    )  # fmt: skip
+        *map(torch.from_numpy, (rotmats, batch.betas, batch.joints2d, joints3d, batch.visible)),
+    )
 
 
 def augment(crops: Crops, generator: torch.Generator, *, size: int) -> Crops:

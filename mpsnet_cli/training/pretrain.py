@@ -90,6 +90,9 @@ def pretrain(
     cannot be used or a checkpoint of another run, WeightsError for a network that cannot be started
     from, DeviceError, and OutputError where the folder cannot be written or holds a run already.
     """
+    # Far from a joint its map is next to nothing, and numbers so small are slow on Intel's CPUs.
+    # Threads take this over from the one that starts them, so it comes first.
+    torch.set_flush_denormal(True)
     with run_folder(out, resume=resume):
         run = _Run(config, out, report)
         if resume:

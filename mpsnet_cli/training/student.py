@@ -51,6 +51,7 @@ class PoseLosses(NamedTuple):
 
     joints2d: Tensor  # in the crop's [-1, 1]²
     joints3d: Tensor  # m, from the midpoint of the hips
+    aligned: Tensor  # m, once laid on the truth by the best similarity
     pose: Tensor  # Frobenius norm, of each joint's rotation
     betas: Tensor  # squared, alone: most of betas is a matter of a distance that is not known
 
@@ -63,6 +64,7 @@ class PictureLosses(NamedTuple):
 
     joints2d: Tensor
     joints3d: Tensor
+    aligned: Tensor
     pose: Tensor
     betas: Tensor
     maps: Tensor  # cross entropy
@@ -70,7 +72,7 @@ class PictureLosses(NamedTuple):
     turns: Tensor  # Frobenius norm, of joints' axes x and y in the camera frame, likewise
 
 
-JOINTS2D, JOINTS3D, POSE, BETAS = 5.0, 20.0, 2.0, 0.02  # weights of losses
+JOINTS2D, JOINTS3D, ALIGNED, POSE, BETAS = 5.0, 20.0, 20.0, 2.0, 0.02  # weights of losses
 MAPS, DEPTHS, TURNS = 1.0, 5.0, 1.0
 
 
@@ -209,7 +211,7 @@ class PictureLearner:
         with self._autocast():
             maps, features = self._look(images, self.trust(seen), waits=waits)
         if features is None:
-            posed = PoseLosses(*(torch.zeros((), device=self.device),) * 4)
+            posed = PoseLosses(*torch.zeros(len(PoseLosses._fields), device=self.device))
         else:
             posed = pose_losses(self.student.regressor(features), self.body, crops)
         losses = PictureLosses(*posed, *map_losses(maps, crops))
@@ -265,12 +267,30 @@ def pose_losses(prediction: Prediction, body: BodyModel, truth: Crops) -> PoseLo
     rotmats, betas, cam = prediction
     _, joints = body.posed(rotmats, betas, vertices=False)
     off = _length(project_to_crop(joints, cam) - truth.joints2d)
+    compared, true = (j[:, COMMON14_ROWS["smpl24"]] for j in (joints, truth.joints3d))
     return PoseLosses(
         JOINTS2D * (_in_image(truth) * off).mean(),
         JOINTS3D * _length(_from_hips(joints) - _from_hips(truth.joints3d)).mean(),
+        ALIGNED * _length(procrustes_aligned(compared, true) - true).mean(),
         POSE * _length((rotmats - truth.rotmats).flatten(2)).mean(),
         BETAS * (betas - truth.betas).square().mean(),
     )
+
+
+def procrustes_aligned(predicted: Tensor, true: Tensor) -> Tensor:
+    """Lay each prediction (N, J, 3) on its truth, as `evaluation.metrics` does to measure PA-MPJPE.
+
+    The similarity counts as given: where it is the best, small changes of it change nothing.
+    """
+    with torch.no_grad():
+        centre, to = (points.mean(dim=1, keepdim=True) for points in (predicted, true))
+        p = predicted - centre
+        u, d, vt = torch.linalg.svd((true - to).mT @ p)
+        proper = torch.ones_like(d)
+        proper[:, 2] = torch.sign(torch.linalg.det(u @ vt))
+        turn = (u * proper[:, None]) @ vt
+        scale = (d * proper).sum(dim=1) / p.square().sum(dim=(1, 2)).clamp(min=1e-12)
+    return scale[:, None, None] * ((predicted - centre) @ turn.mT) + to
 
 
 def map_losses(maps: Maps, truth: Crops) -> tuple[Tensor, Tensor, Tensor]:
