@@ -88,7 +88,7 @@ def before_rays(
     `rays` (N, 3, 3) are those of `ray_rotations`: crops alone show no more of a person than that.
     """
     turned = pose.astype(np.float32)
-    turned[:, :3] = matrix_to_axis_angle(rays.mT @ axis_angle_to_matrix(pose[:, :3]))
+    turned[:, :3] = matrix_to_axis_angle(rays.swapaxes(1, 2) @ axis_angle_to_matrix(pose[:, :3]))
     return turned, (joints3d @ rays).astype(np.float32)
 
 

@@ -143,7 +143,7 @@ def test_a_result_labels_its_own_clip(numbered: Path, tmp_path: Path) -> None:
     root = rays @ axis_angle_to_matrix(one.pose[:, :3])
     assert np.allclose(root, axis_angle_to_matrix(motion.pose[rows, :3]), atol=1e-5)
     assert np.array_equal(one.pose[:, 3:], motion.pose[rows, 3:])
-    assert np.allclose(one.joints3d @ rays.mT, motion.joints3d[rows], atol=1e-5)
+    assert np.allclose(one.joints3d @ rays.swapaxes(1, 2), motion.joints3d[rows], atol=1e-5)
     assert one.joints2d is not None
     assert np.allclose(one.bboxes, motion.bboxes[rows], atol=1e-3)
     centre, half = one.bboxes[:, None, :2], one.bboxes[:, None, 2:] / 2
