@@ -71,7 +71,7 @@ def crops() -> NDArray[np.uint8]:
     ])  # fmt: skip
 
 
-def test_bf16_moves_joints_by_less_than_a_millimetre_on_average(crops: NDArray[np.uint8]) -> None:
+def test_bf16_moves_no_joint_by_more_than_a_millimetre_on_average(crops: NDArray[np.uint8]) -> None:
     body = load_body("free-1")
     windows = window_indices(np.arange(len(crops)))
     joints = []
@@ -80,7 +80,8 @@ def test_bf16_moves_joints_by_less_than_a_millimetre_on_average(crops: NDArray[n
         rotmats, betas, _ = model.predict(model.features(crops), windows)
         pose = matrix_to_axis_angle(rotmats.numpy()).reshape(-1, 72)
         joints.append(body(pose.astype(np.float32), betas.numpy())[1])
-    assert 0 < 1000 * np.linalg.norm(joints[0] - joints[1], axis=-1).mean() < 1
+    shift = 1000 * np.linalg.norm(joints[0] - joints[1], axis=-1).mean(axis=0)
+    assert 0 < shift.max() < 1
 
 
 def test_the_detector_finds_both_people() -> None:

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mpsnet_cli.errors import DeviceError
-from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD, fold_batch_norm, fuse_for_cpu
+from mpsnet_cli.model.backbone import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    fold_batch_norm,
+    fuse_for_cpu,
+    round_from_layer2,
+)
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import Prediction
@@ -29,7 +35,8 @@ class Model:
     """MPS-Net with its weights, for inference.
 
     device: where all of it runs
-    precision, dtype: what the backbone computes in; the rest, a small part, stays in float32
+    precision, dtype: what the backbone computes in, on the CPU from its layer2 on; the rest, a
+        small part, stays in float32
     batch_size: crops that run at once; it halves itself when the device's memory is exhausted
     network: the modules themselves, to look inside
     """
@@ -54,9 +61,13 @@ class Model:
         self._report = report
         self.network = network.eval().requires_grad_(False).to(self.device)
         fold_batch_norm(network.backbone)
-        network.backbone.to(self.dtype, memory_format=torch.channels_last)
+        network.backbone.to(memory_format=torch.channels_last)
+        self._images = torch.float32 if self.device.type == "cpu" else self.dtype
         if self.device.type == "cpu":
             fuse_for_cpu(network.backbone)
+            round_from_layer2(network.backbone, self.dtype)
+        else:  # where float32 would cost far more than a fifth
+            network.backbone.to(self.dtype)
         mean, std = (torch.tensor(v, device=self.device) for v in (IMAGE_MEAN, IMAGE_STD))
         self._scale = (1 / (255 * std)).view(1, 3, 1, 1)
         self._shift = (-mean / std).view(1, 3, 1, 1)
@@ -108,7 +119,7 @@ class Model:
         # NHWC bytes seen as NCHW are already in channels-last order.
         pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
         images = pixels.float().mul_(self._scale).add_(self._shift)
-        return self.network.backbone(images.to(self.dtype))
+        return self.network.backbone(images.to(self._images))
 
 
 def resolve_device(device: str) -> torch.device:
