@@ -62,7 +62,7 @@ class Model:
         self.network = network.eval().requires_grad_(False).to(self.device)
         fold_batch_norm(network.backbone)
         network.backbone.to(memory_format=torch.channels_last)
-        self._images = torch.float32 if self.device.type == "cpu" else self.dtype
+        self._image_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
         if self.device.type == "cpu":
             fuse_for_cpu(network.backbone)
             round_from_layer2(network.backbone, self.dtype)
@@ -119,7 +119,7 @@ class Model:
         # NHWC bytes seen as NCHW are already in channels-last order.
         pixels = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
         images = pixels.float().mul_(self._scale).add_(self._shift)
-        return self.network.backbone(images.to(self._images))
+        return self.network.backbone(images.to(self._image_dtype))
 
 
 def resolve_device(device: str) -> torch.device:
