@@ -22,6 +22,7 @@ from mpsnet_cli.evaluation import metrics
 from mpsnet_cli.geometry import axis_angle_to_matrix
 from mpsnet_cli.model.backbone import Backbone
 from mpsnet_cli.model.config import MPSNetConfig
+from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import Prediction, Regressor
 from mpsnet_cli.model.untrained import untrained_network
 from mpsnet_cli.progress import Reporter
@@ -53,7 +54,13 @@ from mpsnet_cli.training.student import (
     pose_losses,
     procrustes_aligned,
 )
-from mpsnet_cli.weights import load_model, read_info, save_network
+from mpsnet_cli.weights import (
+    PARTLY_TRAINED,
+    load_model,
+    load_network,
+    read_info,
+    save_network,
+)
 from tests.test_training_crops import make_folder
 
 WIDTH = 32
@@ -202,6 +209,24 @@ def test_a_run_starts_from_a_weight_file(config: PretrainConfig, tmp_path: Path)
     assert info.config.crop_size == 96
     assert info.sources == {"last.safetensors": read_info(start).sha256}
     assert check.size == 96
+    assert "temporal modules untrained" in info.note
+    assert PARTLY_TRAINED in info.name
+
+
+def test_trained_temporal_modules_stay(config: PretrainConfig, tmp_path: Path) -> None:
+    network = untrained_network(0, MPSNetConfig(feature_dim=WIDTH))
+    start = tmp_path / "whole.safetensors"
+    save_network(
+        network, start, name="whole", trained=True, licence="CC0-1.0", sources={}, note="",
+        overwrite=False,
+    )  # fmt: skip
+    further = replace(config, network=PictureNetwork(start))
+    next(pretrain(further, tmp_path / "run", report=Reporter()))
+    info = read_info(tmp_path / "run" / "last.safetensors")
+    assert "temporal modules as in whole.safetensors, trained on its features" in info.note
+    assert PARTLY_TRAINED in info.name
+    kept = load_network(info).encoder
+    assert torch.equal(kept.moca.w_z.weight, network.encoder.moca.w_z.weight)
 
 
 def test_too_few_crops_and_a_loss_that_breaks_down(
@@ -361,6 +386,33 @@ def test_a_network_that_goes_on_waits_for_its_new_heads(
     assert all(loss > 0 for loss in losses)
     assert changed() == {"maps", "turns", "backbone", "regressor"}
     assert learner.trust(config.schedule.warmup) == 1
+
+
+def test_frozen_layers_stay_as_they_are(config: PretrainConfig, crops: Crops) -> None:
+    network = MPSNet(MPSNetConfig())
+    backbone = network.backbone = Backbone()
+    further = replace(config, network=PictureNetwork(Path("earlier.safetensors")),
+                      schedule=replace(config.schedule, frozen=2, warmup=8))  # fmt: skip
+    cost = training_flops(backbone, 64, device=torch.device("cpu"))
+    learner = PictureLearner(network, load_body("free-1"), further, device=torch.device("cpu"))
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    some = augment(crops.take(slice(8)), torch.Generator().manual_seed(0), size=64)
+    learner.learn(1, some)  # once the warmup is over
+    now = backbone.state_dict()
+    changed = {n.split(".")[0] for n, value in now.items() if not torch.equal(value, before[n])}
+    assert changed == {"layer3", "layer4"}
+    # Of ResNet-50's work the stem and two layers are half; two thirds of it are on the way back.
+    frozen_cost = training_flops(backbone, 64, device=torch.device("cpu"))
+    assert frozen_cost / cost == pytest.approx(2 / 3, abs=0.05)
+    assert backbone.training
+
+
+def test_a_network_from_nothing_learns_all_its_layers(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    frozen = replace(config, schedule=replace(config.schedule, frozen=1))
+    with pytest.raises(InputError, match=r"frozen is 1, but the network starts from nothing"):
+        next(pretrain(frozen, tmp_path, report=Reporter()))
 
 
 def test_a_warmup_as_long_as_the_run_is_refused(config: PretrainConfig, tmp_path: Path) -> None:

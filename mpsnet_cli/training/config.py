@@ -43,6 +43,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup": (0, 1_000_000_000),
     "weight_decay": (0, 1),
     "sizes": (32, 1024),
+    "frozen": (0, 3),
     "pictures": (1, 1_000_000_000),
     "mosaic": (0, 1),
     "long_sides": (32, 2048),
@@ -175,11 +176,13 @@ class PictureSchedule:
 
     Each of `sizes`, px, is that of an equal share of the crops, one after the other: small ones
     teach the same at first, and cost less. The last is the network's. The rate rises over `warmup`
-    crops and then falls as a cosine to a hundredth.
+    crops and then falls as a cosine to a hundredth. The stem and the first `frozen` layers of a
+    network that goes on stay as they are: with two of them a crop costs two thirds.
     """
 
     crops: int = 1_000_000
     sizes: tuple[int, ...] = (64, 64, 64, 64, 96)
+    frozen: int = 0
     batch_size: int = 32
     learning_rate: float = 7e-4
     warmup: int = 10_000

@@ -114,10 +114,16 @@ class _Run:
                 f"schedule.sizes is {list(sizes)}, and must be multiples of {COARSEST}: the maps "
                 "are to lie on one another."
             )
+        if self.schedule.frozen and config.network.weights is None:
+            raise InputError(
+                f"schedule.frozen is {self.schedule.frozen}, but the network starts from nothing "
+                "and has to learn all its layers: name one in network.weights, or set it to 0."
+            )
         self.device = resolve_device(config.device)
         self.crops = load_crops(config.data.crops, report).to(self.device)
         self.validation = load_crops(config.data.validation, report)
         self.sources: dict[str, str] = {}
+        self.temporal = "untrained"
         network = self._start()
         body = load_body("free-1", device=self.device)
         self.learner = PictureLearner(network, body, config, device=self.device)
@@ -151,6 +157,8 @@ class _Run:
                 "crops are labelled with free-1: start from another, or from none."
             )
         self.sources[info.path.name] = info.sha256
+        if info.trained and PARTLY_TRAINED not in info.name:
+            self.temporal = f"as in {info.path.name}, trained on its features"
         network = load_network(info)
         network.config = replace(network.config, crop_size=size, antialias=True)
         return network
@@ -226,12 +234,12 @@ class _Run:
         best = found["pa_mpjpe"] < self.best and self.learner.trust(self.seen) is not None
         if best:
             self.best = found["pa_mpjpe"]
-        flops = training_flops(self.learner.learnt.backbone, size, device=self.device)
+        flops = training_flops(self.learner.student.backbone, size, device=self.device)
         share = crops_per_second * flops / self.limit
         return Check(self.step, self.seen, size, total, crops_per_second, share, best=best, **found)
 
     def _save(self, file: str, check: Check) -> None:
-        """Write a weight file. As the temporal modules are still random it is partly trained."""
+        """Write a weight file. The temporal modules do not know its features: partly trained."""
         names = ", ".join(path.name for path in self.config.data.crops)
         save_network(
             self.learner.averaged_network(),
@@ -241,7 +249,7 @@ class _Run:
             licence=self.config.licence,
             sources=self.sources,
             note=(
-                "backbone and regressor, on single pictures; temporal modules untrained: "
+                f"backbone and regressor, on single pictures; temporal modules {self.temporal}: "
                 f"{check.crops} crops of {self.schedule.crops} in the schedule, from {names}; "
                 f"PA-MPJPE {check.pa_mpjpe:.1f} mm on the validation crops"
             )[:LONGEST_TEXT],

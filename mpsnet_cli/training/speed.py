@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SIDES = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # of the matrices
 SECONDS = 0.5
-BACKWARD = 2  # gradients by inputs and by weights cost as much as the forward pass, each
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -26,9 +25,17 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
-@torch.no_grad()
 def training_flops(network: nn.Module, size: int, *, device: torch.device) -> float:
-    """Count what a crop of `size` px costs in training, FLOP: its convolutions, there and back."""
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, size, size, device=device))
-    return (1 + BACKWARD) * counter.get_total_flops()
+    """Count what a crop of `size` px costs in training, FLOP: its convolutions, there and back.
+
+    What is frozen costs the way there. Leaves a gradient behind, and batch norms in training as
+    they were.
+    """
+    learns = network.training
+    try:
+        network.eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, size, size, device=device)).sum().backward()
+    finally:
+        network.train(learns)
+    return counter.get_total_flops()

@@ -40,6 +40,7 @@ PREDICTED_AT_ONCE = 128
 SEEN = ((512, 2), (1024, 4))  # of the map heads: channels seen, cells drawn for one cell, a side
 COARSEST = 16  # px, of a cell of layer3, where the coarser of them see
 TURNS_SEEN = (1024, 2)  # the same of the head for rotations
+STEM, LAYERS = ("conv1", "bn1"), ("layer1", "layer2", "layer3")  # of the backbone, from below
 STATE = ("student", "averaged", "optimiser")
 
 
@@ -146,6 +147,10 @@ class PictureLearner:
         self.device = device
         self.dtype = DTYPES[config.precision]
         self.student = Student(network).to(device).to(memory_format=torch.channels_last).train()
+        frozen = len(STEM) + self.schedule.frozen if self.schedule.frozen else 0
+        self.frozen = [getattr(network.backbone, name) for name in (*STEM, *LAYERS)[:frozen]]
+        for part in self.frozen:
+            part.requires_grad_(False)
         self.averaged = AveragedModel(
             self.student,
             multi_avg_fn=get_ema_multi_avg_fn((1 - 1 / AVERAGED_OVER) ** AVERAGED_EVERY),
@@ -207,6 +212,8 @@ class PictureLearner:
             group["lr"] = group["share"] * self.rate(seen)
         waits = self._waits(seen)
         self.student.backbone.train(not waits)  # its batch norms wait, too
+        for part in self.frozen:
+            part.eval()
         images = crops.images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             maps, features = self._look(images, self.trust(seen), waits=waits)
