@@ -214,7 +214,7 @@ def test_a_run_starts_from_a_weight_file(config: PretrainConfig, tmp_path: Path)
 
 
 def test_trained_temporal_modules_stay(config: PretrainConfig, tmp_path: Path) -> None:
-    network = untrained_network(0, MPSNetConfig(feature_dim=WIDTH))
+    network = untrained_network(config.seed + 1, MPSNetConfig(feature_dim=WIDTH))
     start = tmp_path / "whole.safetensors"
     save_network(
         network, start, name="whole", trained=True, licence="CC0-1.0", sources={}, note="",
