@@ -119,6 +119,19 @@ def test_the_picture_goes_where_the_joints_go(
     assert 0.25 < mirrored < 0.75
 
 
+def test_plain_crops_are_mirrored_at_most(crops: Crops) -> None:
+    varied = augment(repeated(crops, 4), dice(), size=SIZE, plain=True)
+    pictures = repeated(crops, 4).images / 255
+    asis, mirrored = (
+        torch.isclose(varied.images, kind, atol=1e-4).flatten(1).all(dim=1)
+        for kind in (pictures, pictures.flip(3))
+    )
+    assert (asis | mirrored).all()
+    assert 6 <= int(asis.sum()) <= 18
+    assert torch.allclose(varied.joints2d[asis], repeated(crops, 4).joints2d[asis], atol=1e-6)
+    assert torch.equal(varied.rotmats[asis], repeated(crops, 4).rotmats[asis])
+
+
 def test_augmentation_is_a_function_of_its_dice(crops: Crops) -> None:
     first, again, other = (augment(crops, dice(seed), size=32) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from mpsnet_cli.training.config import (
 )
 from mpsnet_cli.training.crops import Crops, augment, load_crops
 from mpsnet_cli.training.pretrain import (
+    EVEN,
     batch_rows,
     errors,
     open_shortcuts,
@@ -229,6 +232,55 @@ def test_trained_temporal_modules_stay(config: PretrainConfig, tmp_path: Path) -
     assert torch.equal(kept.moca.w_z.weight, network.encoder.moca.w_z.weight)
 
 
+def test_a_run_goes_on_from_where_the_rate_began_to_fall(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    schedule = replace(config.schedule, falling=0.25)
+    list(pretrain(replace(config, schedule=schedule), tmp_path / "first", report=Reporter()))
+    start, state = (tmp_path / "first" / name for name in ("last.safetensors", EVEN))
+    even = torch.load(state, weights_only=True)
+    assert even["step"] == 9
+    further = replace(config, network=PictureNetwork(start, state))
+    run = loop._Run(further, tmp_path, Reporter())
+    for name, value in run.learner.student.state_dict().items():
+        assert torch.equal(value, even["student"][name]), name
+    found = run.learner.optimiser.state_dict()["state"]
+    for number, entry in even["optimiser"]["state"].items():
+        assert torch.equal(found[number]["exp_avg_sq"], entry["exp_avg_sq"])
+    assert run.learner.trust(0) == 1  # nothing waits for new heads
+    assert run.identity[EVEN] == hashlib.sha256(state.read_bytes()).hexdigest()
+
+
+def test_a_state_that_does_not_do_is_refused(config: PretrainConfig, tmp_path: Path) -> None:
+    def refused(match: str, network: PictureNetwork) -> None:
+        with pytest.raises(InputError, match=match):
+            next(pretrain(replace(config, network=network), tmp_path / "run", report=Reporter()))
+
+    next(pretrain(config, tmp_path / "first", report=Reporter()))
+    weights, state = (tmp_path / "first" / name for name in ("last.safetensors", "resume.pt"))
+    refused(r"but no network\.weights: name the file", PictureNetwork(None, state))
+    refused("is not a checkpoint in the format", PictureNetwork(weights, weights))
+    torn = torch.load(state, weights_only=True)
+    del torn["student"]["turns.weight"]
+    torch.save(torn, tmp_path / "torn.pt")
+    refused(r"torn\.pt does not fit this run", PictureNetwork(weights, tmp_path / "torn.pt"))
+
+
+def test_the_last_crops_are_plain(
+    config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain: list[bool] = []
+
+    def noted(crops: Crops, dice: torch.Generator, **how: Any) -> Crops:
+        plain.append(how["plain"])
+        return augment(crops, dice, **how)
+
+    monkeypatch.setattr(loop, "augment", noted)
+    schedule = replace(config.schedule, plain=0.25)
+    list(pretrain(replace(config, schedule=schedule), tmp_path, report=Reporter()))
+    assert plain == [False] * 9 + [True] * 3
+
+
 def test_too_few_crops_and_a_loss_that_breaks_down(
     config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +344,11 @@ def test_the_rate_rises_and_falls(config: PretrainConfig) -> None:
     assert rates[6] == pytest.approx(3e-3 * 0.505)
     assert rates[-1] == pytest.approx(3e-5)
     assert rates[1:] == sorted(rates[1:], reverse=True)
+    learner.schedule = replace(config.schedule, falling=0.5)
+    rates = [learner.rate(seen) for seen in range(0, 97, 8)]
+    assert rates[1:7] == pytest.approx([3e-3] * 6)
+    assert rates[9] == pytest.approx(3e-3 * 0.505)
+    assert rates[-1] == pytest.approx(3e-5)
 
 
 def test_a_joint_is_a_peak_on_its_map() -> None:

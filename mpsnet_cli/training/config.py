@@ -44,6 +44,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 1),
     "sizes": (32, 1024),
     "frozen": (0, 3),
+    "falling": (0.01, 1),
+    "plain": (0, 1),
     "pictures": (1, 1_000_000_000),
     "mosaic": (0, 1),
     "long_sides": (32, 2048),
@@ -165,9 +167,14 @@ class PictureData:
 
 @dataclass(frozen=True)
 class PictureNetwork:
-    """Where the network comes from: a weight file, or None for one that the seed draws."""
+    """Where the network comes from: a weight file, or None for one that the seed draws.
+
+    `state` is the resume.pt or even.pt of the run that wrote the file, of which the map heads and
+    the optimiser are kept, too.
+    """
 
     weights: Path | None = None
+    state: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,10 @@ class PictureSchedule:
 
     Each of `sizes`, px, is that of an equal share of the crops, one after the other: small ones
     teach the same at first, and cost less. The last is the network's. The rate rises over `warmup`
-    crops and then falls as a cosine to a hundredth. The stem and the first `frozen` layers of a
-    network that goes on stay as they are: with two of them a crop costs two thirds.
+    crops, and over the last share `falling` of all it falls as a cosine to a hundredth. The last
+    share `plain` of the crops is mirrored at most, and not varied otherwise. The stem and the first
+    `frozen` layers of a network that goes on stay as they are: with two of them a crop costs two
+    thirds.
     """
 
     crops: int = 1_000_000
@@ -186,6 +195,8 @@ class PictureSchedule:
     batch_size: int = 32
     learning_rate: float = 7e-4
     warmup: int = 10_000
+    falling: float = 1.0
+    plain: float = 0.0
     weight_decay: float = 0.02
 
 

@@ -105,10 +105,11 @@ def _read(path: Path) -> Crops:
     )
 
 
-def augment(crops: Crops, generator: torch.Generator, *, size: int) -> Crops:
+def augment(crops: Crops, generator: torch.Generator, *, size: int, plain: bool = False) -> Crops:
     """Vary crops in place and colour, and resample them to `size`; the labels follow.
 
-    The dice are the CPU's, so that devices differ by rounding alone (and in the noise).
+    `plain` ones are mirrored at most. The dice are the CPU's, so that devices differ by rounding
+    alone (and in the noise).
     """
     images, device = crops.images, crops.images.device
     count = len(images)
@@ -117,9 +118,10 @@ def augment(crops: Crops, generator: torch.Generator, *, size: int) -> Crops:
         return torch.rand(count, *shape, generator=generator).to(device)
 
     flip = dice() < FLIPPED
-    angle = LARGEST_TURN * (2 * dice() - 1) * (dice() < TURNED)
-    zoom = torch.exp(LARGEST_ZOOM * (2 * dice() - 1))
-    shift = LARGEST_SHIFT * (2 * dice(2) - 1)
+    varied = 0.0 if plain else 1.0
+    angle = varied * LARGEST_TURN * (2 * dice() - 1) * (dice() < TURNED)
+    zoom = torch.exp(varied * LARGEST_ZOOM * (2 * dice() - 1))
+    shift = varied * LARGEST_SHIFT * (2 * dice(2) - 1)
 
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], 1).view(-1, 3, 3)
@@ -142,7 +144,7 @@ def augment(crops: Crops, generator: torch.Generator, *, size: int) -> Crops:
     rotmats = crops.rotmats[rows, swapped] * mirror[:, None, :, None] * mirror[:, None, None, :]
     rotmats[:, 0] = turn @ rotmats[:, 0]
     return Crops(
-        _recoloured(images, dice, generator),
+        images if plain else _recoloured(images, dice, generator),
         rotmats,
         crops.betas,
         joints2d,

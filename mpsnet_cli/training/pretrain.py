@@ -30,10 +30,12 @@ from mpsnet_cli.model.inference import resolve_device
 from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import Prediction, Regressor
 from mpsnet_cli.model.untrained import untrained_network
+from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.training.checkpoint import (
     RESUME,
     MetricsFile,
+    load_checkpoint,
     run_folder,
     save_checkpoint,
     take_up,
@@ -53,6 +55,7 @@ from mpsnet_cli.weights import (
 )
 
 LAST, BEST = "last.safetensors", "best.safetensors"
+EVEN = "even.pt"  # the checkpoint from before the rate falls, to go on from
 METRICS, VALIDATION = "metrics.csv", "validation.csv"
 STEP_COLUMNS = ("step", "size", "learning_rate", *PictureLosses._fields)
 MEAN_OF = 10_000  # crops, whose mean pose the regressor begins with
@@ -127,6 +130,8 @@ class _Run:
         network = self._start()
         body = load_body("free-1", device=self.device)
         self.learner = PictureLearner(network, body, config, device=self.device)
+        if config.network.state is not None:
+            self._take_over(config.network.state)
         self.limit = product_rate(self.device, self.learner.dtype)
         self.step = 0  # steps done
         self.best = math.inf  # mm, lowest PA-MPJPE
@@ -163,6 +168,20 @@ class _Run:
         network.config = replace(network.config, crop_size=size, antialias=True)
         return network
 
+    def _take_over(self, path: Path) -> None:
+        """Keep heads and optimiser of another run. Raises InputError if they do not fit."""
+        if self.config.network.weights is None:
+            raise InputError(
+                f"network.state is {path}, but no network.weights: name the file of weights that "
+                "was written with it."
+            )
+        try:
+            self.learner.take_over(load_checkpoint(path, STATE))
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} does not fit this run: {reason}") from error
+        self.sources[path.name] = file_sha256(path)
+
     @property
     def seen(self) -> int:
         """How many crops have been seen."""
@@ -177,6 +196,7 @@ class _Run:
     def checks(self) -> Iterator[Check]:
         """Train until the schedule ends."""
         every, batch_size = self.config.validate_every, self.schedule.batch_size
+        falls = self.schedule.crops * (1 - self.schedule.falling) or -math.inf
         if self.seen >= self.schedule.crops:
             self.report.warn(f"The run in {self.out} has ended: its folder holds what it learnt.")
         metrics = MetricsFile(self.out / METRICS, STEP_COLUMNS, done=self.step)
@@ -194,7 +214,9 @@ class _Run:
                         total += sum(row[name] for name in PictureLosses._fields)
                         if self.seen % self.config.checkpoint_every < batch_size:
                             metrics.flush()
-                            self._checkpoint()
+                            self._checkpoint(RESUME)
+                        if 0 <= self.seen - falls < batch_size:
+                            self._checkpoint(EVEN)
                         advance(batch_size)
                 rate = steps * batch_size / (time.monotonic() - started)
                 check = self._check(int(row["size"]), total / steps, rate)
@@ -203,7 +225,7 @@ class _Run:
                 self._save(LAST, check)
                 if check.best:
                     self._save(BEST, check)
-                self._checkpoint()
+                self._checkpoint(RESUME)
                 yield check
         finally:
             metrics.close()
@@ -217,7 +239,9 @@ class _Run:
         rows = batch_rows(
             len(self.crops.images), self.schedule.batch_size, self.config.seed, self.step
         )
-        crops = augment(self.crops.take(rows.to(self.device)), generator, size=size)
+        plain = self.seen >= self.schedule.crops * (1 - self.schedule.plain)
+        crops = self.crops.take(rows.to(self.device))
+        crops = augment(crops, generator, size=size, plain=plain)
         losses = torch.stack(self.learner.learn(self.step, crops)).tolist()
         self.step += 1
         if not math.isfinite(sum(losses)):
@@ -256,9 +280,9 @@ class _Run:
             overwrite=True,
         )
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, file: str) -> None:
         save_checkpoint(
-            self.out / RESUME,
+            self.out / file,
             {
                 "identity": json.dumps(self.identity),
                 "step": self.step,

@@ -144,6 +144,7 @@ class PictureLearner:
         self.body = body
         self.schedule = config.schedule
         self.goes_on = config.network.weights is not None
+        self.heads_are_new = config.network.state is None
         self.device = device
         self.dtype = DTYPES[config.precision]
         self.student = Student(network).to(device).to(memory_format=torch.channels_last).train()
@@ -187,6 +188,7 @@ class PictureLearner:
             total=schedule.crops,
             warmup=schedule.warmup,
             batch_size=schedule.batch_size,
+            falling=schedule.falling,
         )
         return schedule.learning_rate * share
 
@@ -203,7 +205,7 @@ class PictureLearner:
 
     def _waits(self, seen: int) -> bool:
         """Whether only the new heads of a network that goes on learn, while the rate rises."""
-        return self.goes_on and seen < self.schedule.warmup
+        return self.goes_on and self.heads_are_new and seen < self.schedule.warmup
 
     def learn(self, step: int, crops: Crops) -> PictureLosses:
         """Take a step on augmented crops of the learner's device."""
@@ -263,6 +265,13 @@ class PictureLearner:
         """Go on from a state. Raises an error of torch's if it does not fit."""
         for name in STATE:
             getattr(self, name).load_state_dict(state[name])
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Go on from what a state of another run has learnt, at this one's rates."""
+        self.student.load_state_dict(state["student"])
+        self.averaged.load_state_dict(state["averaged"])
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({**state["optimiser"], "param_groups": groups})
 
     def _autocast(self) -> torch.autocast:
         enabled = self.dtype != torch.float32
