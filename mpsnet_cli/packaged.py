@@ -10,7 +10,7 @@ from mpsnet_cli.errors import WeightsError
 
 PACKAGED: dict[str, str] = {  # sha256 by file name, of every network in weights/
     "mpsnet-starter.safetensors": (
-        "6ea5d92f61c9c817129ddf5e97f27021135d667b9da808b5b584a2fa3bfa463e"
+        "31b8e9534b89a2b36eba4dfa179f7f1e27d1133d6c517dfdfdb48932695bf01e"
     ),
     "person-starter.pt": "fb291f6d0c54dc98324f1c02562f603299fdcd3323c8351ab0dbb36eb4e8a5f6",
 }

@@ -48,9 +48,9 @@ def result() -> Result:
     return evaluate_clip(video, load_truth(TRUTH), starter("bf16"), body, tracks=tracks)
 
 
-@pytest.mark.parametrize(("error", "most"), [("pa_mpjpe", 71), ("mpjpe", 91), ("joints2d", 14)])
+@pytest.mark.parametrize(("error", "most"), [("pa_mpjpe", 65), ("mpjpe", 82), ("joints2d", 12)])
 def test_errors_are_about_those_of_the_model_card(result: Result, error: str, most: float) -> None:
-    """64.9 mm, 82.7 mm and 11.8 px there; CPUs round differently."""
+    """59.2 mm, 74.7 mm and 10.5 px there; CPUs round differently."""
     assert result.pooled.means()[error] < most
 
 
