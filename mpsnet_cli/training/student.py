@@ -267,9 +267,11 @@ class PictureLearner:
             getattr(self, name).load_state_dict(state[name])
 
     def take_over(self, state: dict[str, Any]) -> None:
-        """Go on from what a state of another run has learnt, at this one's rates."""
+        """Go on from what a state of another run has learnt, at this one's rates.
+
+        The average begins anew with the first step.
+        """
         self.student.load_state_dict(state["student"])
-        self.averaged.load_state_dict(state["averaged"])
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({**state["optimiser"], "param_groups": groups})
 
