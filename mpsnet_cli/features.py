@@ -102,13 +102,8 @@ def result_features(folder: Path, model: Model, *, report: Reporter) -> Iterator
     manifest = _read_manifest(folder / RESULT_MANIFEST)
     video = probe(_source_clip(folder, manifest["input"]))
     motions = [Motion.load(folder / person["file"]) for person in manifest["people"]]
-    if manifest["weights"]["sha256"] != model.weights.sha256:
-        report.warn(
-            f"{folder} was made with other weights: its boxes are taken to have these weights' "
-            f"camera scale, {model.config.camera_scale}."
-        )
     report.warn(f"The labels from {folder} are what a network found, not the truth.")
-    tracks = [_track(motion, model.config.camera_scale) for motion in motions]
+    tracks = [Track(m.track_id, m.frame_ids, m.boxes, m.scores, m.interpolated) for m in motions]
     for sequence, motion in zip(
         _track_features(video, tracks, model, report), motions, strict=True
     ):
@@ -184,13 +179,6 @@ def _track_features(
             )
 
 
-def _track(motion: Motion, camera_scale: float) -> Track:
-    """Return the boxes that a motion's squares were made of, as far as they still tell."""
-    centre, half = motion.bboxes[:, :2], motion.bboxes[:, 2:] / (2 * camera_scale)
-    boxes = np.concatenate([centre - half, centre + half], axis=1)
-    return Track(motion.track_id, motion.frame_ids, boxes, motion.scores, motion.interpolated)
-
-
 def _labelled(sequence: Sequence, motion: Motion, rows: NDArray[np.int64]) -> Sequence:
     """Put the `rows` of a motion beside a sequence's features, as its crops show it."""
     assert sequence.bboxes is not None
@@ -242,12 +230,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         needed = (
             manifest["input"]["path"],
             manifest["input"]["sha256"],
-            manifest["weights"]["sha256"],
             *(person["file"] for person in manifest["people"]),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} is not a readable manifest of a result: {error}.") from error
-    files = needed[3:]
+    files = needed[2:]
     if not all(isinstance(text, str) for text in needed) or any(
         Path(file).name != file for file in files
     ):

@@ -84,6 +84,7 @@ class Motion:
     transl: NDArray[np.float32]  # (N, 3) m
     cam: NDArray[np.float32]  # (N, 3) weak-perspective s, tx, ty within `bboxes`
     bboxes: NDArray[np.float32]  # (N, 4) square box cx, cy, w, h, px
+    camera_scale: float  # side of `bboxes`, in longer sides of the person's box
     joints3d: NDArray[np.float32]  # (N, 24, 3) m, before transl
     joints2d: NDArray[np.float32]  # (N, 24, 2) px
     scores: NDArray[np.float32]  # (N,) detector confidence, 0..1
@@ -107,6 +108,8 @@ class Motion:
             ("interpolated", (n,)),
         ):
             _check(self, name, shape)
+        if not 0 < self.camera_scale < np.inf:
+            raise ValueError(f"Motion.camera_scale is {self.camera_scale}, not a positive number")
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -115,6 +118,12 @@ class Motion:
     def name(self) -> str:
         """The stem of this person's files: person_01, person_02, …"""
         return f"person_{self.track_id:02d}"
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """The person's boxes (N, 4) x1, y1, x2, y2, px, as far as `bboxes` tell: squares."""
+        centre, half = self.bboxes[:, :2], self.bboxes[:, 2:] / (2 * self.camera_scale)
+        return np.concatenate([centre - half, centre + half], axis=1)
 
     @property
     def posed_betas(self) -> NDArray[np.float32]:

@@ -309,6 +309,7 @@ def _motion(
         transl=transl.astype(np.float32),
         cam=cam,
         bboxes=bboxes,
+        camera_scale=model.config.camera_scale,
         joints3d=np.full((len(track), JOINTS, 3), np.nan, np.float32),
         joints2d=np.full((len(track), JOINTS, 2), np.nan, np.float32),
         scores=track.scores,

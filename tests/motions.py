@@ -42,6 +42,7 @@ def make_motion(frames: int = 40, *, fps: float = 25.0, **changes: Any) -> Motio
         transl=transl.astype(f32),
         cam=perspective_to_weak(transl, bboxes, **camera).astype(f32),
         bboxes=bboxes.astype(f32),
+        camera_scale=1.1,
         joints3d=np.zeros((frames, 24, 3), f32),
         joints2d=np.zeros((frames, 24, 2), f32),
         scores=np.full(frames, 0.8, f32),

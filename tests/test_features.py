@@ -107,11 +107,11 @@ def test_the_whole_frame_may_be_one_person(numbered: Path) -> None:
     assert len(one) == 298
 
 
-def result_of(clip: Path, folder: Path, **changes: Any) -> Motion:
+def result_of(clip: Path, folder: Path, *, camera_scale: float = 1.5, **changes: Any) -> Motion:
     """Write a result folder of one person."""
     rng = np.random.default_rng(0)
     motion = make_motion(
-        20, bboxes=np.tile(np.float32([80, 60, 90, 90]), (20, 1)),
+        20, bboxes=np.tile(np.float32([80, 60, 90, 90]), (20, 1)), camera_scale=camera_scale,
         joints2d=rng.uniform(0, 120, (20, 24, 2)).astype(np.float32),
         joints3d=rng.normal(0, 1, (20, 24, 3)).astype(np.float32),
     )  # fmt: skip
@@ -119,7 +119,6 @@ def result_of(clip: Path, folder: Path, **changes: Any) -> Motion:
     motion.save(folder / "person_01.npz")
     manifest = {
         "input": {"path": str(clip), "sha256": file_sha256(clip)},
-        "weights": {"sha256": "ab"},
         "people": [{"file": "person_01.npz"}],
         **changes,
     }
@@ -153,10 +152,12 @@ def test_a_result_labels_its_own_clip(numbered: Path, tmp_path: Path) -> None:
     assert len(report.warnings) == 1
 
 
-def test_a_result_of_other_weights_is_doubted(numbered: Path, tmp_path: Path) -> None:
-    result_of(numbered, tmp_path / "result", weights={"sha256": "cd"})
-    _, report = extract(tmp_path / "result")
-    assert "made with other weights" in report.warnings[0]
+def test_a_result_of_weights_with_another_camera_scale(numbered: Path, tmp_path: Path) -> None:
+    motion = result_of(numbered, tmp_path / "result", camera_scale=1.2)
+    (one,), _ = extract(tmp_path / "result")
+    assert one.bboxes is not None
+    assert np.allclose(one.bboxes[:, :2], motion.bboxes[0, :2])
+    assert np.allclose(one.bboxes[:, 2:], motion.bboxes[0, 2:] * 1.5 / 1.2)
 
 
 def test_the_clip_of_a_result_may_have_moved_beside_it(numbered: Path, tmp_path: Path) -> None:
@@ -173,7 +174,6 @@ def test_the_clip_of_a_result_may_have_moved_beside_it(numbered: Path, tmp_path:
     "changes",
     [
         {"input": {"path": "x"}},
-        {"weights": {"sha256": 1}},
         {"people": [{"file": "../person_01.npz"}]},
         {"people": 3},
     ],

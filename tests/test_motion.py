@@ -16,6 +16,7 @@ KEYS = {
     "shape": (), "fps": (), "image_size": (2,), "focal_length": (), "principal_point": (2,),
     "frame_ids": (40,), "times": (40,), "pose": (40, 72), "betas": (10,),
     "betas_per_frame": (40, 10), "transl": (40, 3), "cam": (40, 3), "bboxes": (40, 4),
+    "camera_scale": (),
     "joints3d": (40, 24, 3), "joints2d": (40, 24, 2), "scores": (40,), "interpolated": (40,),
 }  # fmt: skip
 
@@ -64,6 +65,8 @@ def rewrite(path: Path, **changes: object) -> None:
         ({"pose": np.zeros((40, 71), np.float32)}, r"Motion.pose has shape \(40, 71\)"),
         ({"shape": "round"}, "'round'"),
         ({"times": np.array(1.0)}, "not a valid motion file"),
+        ({"camera_scale": 0.0}, "camera_scale is 0.0, not a positive number"),
+        ({"camera_scale": "wide"}, "not a valid motion file"),
         ({"pose": np.array([object()])}, "allow_pickle"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mpsnet_cli import pipeline
 from mpsnet_cli.body import load_body
+from mpsnet_cli.crops import square_boxes
 from mpsnet_cli.errors import WeightsError
 from mpsnet_cli.model.config import MPSNetConfig
 from mpsnet_cli.model.regressor import Prediction
@@ -122,6 +123,12 @@ def test_joints_project_into_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
     assert motion.joints2d[:, 15, 1].max() < motion.joints2d[:, 7, 1].min()  # head above ankle
     assert (motion.joints2d[:, 16, 0] > motion.joints2d[:, 17, 0]).all()  # left is on the right
     assert motion.focal_length == 200  # the diagonal of 160 x 120
+
+
+def test_a_motion_tells_the_boxes_that_it_was_cropped_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = track(np.arange(20))
+    (motion,), _, _ = run(monkeypatch, [given], range(20))
+    assert np.allclose(square_boxes(motion.boxes), square_boxes(given.boxes), atol=1e-4)
 
 
 def test_who_stands_aside_is_turned_as_the_crop_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def test_npz_keeps_the_ids(npz):
     assert two.boxes.dtype == two.scores.dtype == np.float32
 
 
-def test_a_result_of_ours_gives_its_square_boxes(tmp_path):
+def test_a_result_of_ours_gives_the_boxes_that_it_was_cropped_by(tmp_path):
     count = 4
     motion = Motion(
         track_id=3,
@@ -98,6 +98,7 @@ def test_a_result_of_ours_gives_its_square_boxes(tmp_path):
         transl=np.zeros((count, 3), np.float32),
         cam=np.zeros((count, 3), np.float32),
         bboxes=np.array([[100, 200, 60, 60]] * count, np.float32),
+        camera_scale=1.2,
         joints3d=np.zeros((count, 24, 3), np.float32),
         joints2d=np.zeros((count, 24, 2), np.float32),
         scores=np.array([0.9, 0.8, 0, 0.7], np.float32),
@@ -107,7 +108,7 @@ def test_a_result_of_ours_gives_its_square_boxes(tmp_path):
     (track,) = read_boxes(tmp_path / "person_03.npz", VIDEO)
     assert track.id == 3
     assert_array_equal(track.frames, motion.frame_ids)
-    assert_allclose(track.boxes, [[70, 170, 130, 230]] * count)
+    assert_allclose(track.boxes, [[75, 175, 125, 225]] * count)
     assert_allclose(track.scores, motion.scores)
     assert_array_equal(track.interpolated, motion.interpolated)
 

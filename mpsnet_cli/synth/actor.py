@@ -67,6 +67,7 @@ class Performance:
             transl=self.transl,
             cam=cam.astype(np.float32),
             bboxes=bboxes,
+            camera_scale=1.0,
             joints3d=self.joints,
             joints2d=view.project(self.joints + self.transl[:, None]),
             scores=np.ones(count, np.float32),

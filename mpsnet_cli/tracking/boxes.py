@@ -37,7 +37,7 @@ def read_boxes(path: Path, video: VideoInfo) -> list[Track]:
     - MOT-challenge csv: frame from 1, id, left, top, width, height in px and, if known, a score;
     - .npz of `frame_ids` (N,) from 0, `track_ids` (N,), `boxes` (N, 4) x1, y1, x2, y2 in px and,
       if known, `scores` (N,);
-    - a person_NN.npz that this tool wrote: its square boxes, as they are.
+    - a person_NN.npz that this tool wrote: crops are cut as they were for it.
 
     Raises InputError for a file that is not readable, holds no boxes, or holds some that cannot be
     those of people in `video`.
@@ -115,11 +115,10 @@ def _read_npz(path: Path) -> _Rows:
 def _read_motion(path: Path) -> _Rows:
     motion = Motion.load(path)
     detected = ~motion.interpolated
-    centre, half = motion.bboxes[:, :2], motion.bboxes[:, 2:] / 2
     return _Rows(
         frames=motion.frame_ids[detected].astype(float),
         ids=np.full(detected.sum(), motion.track_id, float),
-        boxes=np.concatenate([centre - half, centre + half], axis=1)[detected].astype(float),
+        boxes=motion.boxes[detected].astype(float),
         scores=motion.scores[detected].astype(float),
     )
 
