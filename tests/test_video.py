@@ -80,6 +80,21 @@ def noise(count: int, size: tuple[int, int] = (128, 96)) -> list[np.ndarray]:
 # --- probe ---------------------------------------------------------------------------------------
 
 
+def test_frames_that_vp8_never_shows_do_not_count(tmp_path: Path) -> None:
+    source, clip = make_clip(tmp_path / "a.mkv", frames=60), tmp_path / "a.webm"
+    for number in (1, 2):  # such frames come of a second pass
+        ffmpeg(
+            *("-i", source, "-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16"),
+            *("-pass", str(number), "-passlogfile", tmp_path / "log", clip),
+        )
+    with av.open(str(clip)) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) > 60
+    video, original = probe(clip), probe(source)
+    assert (video.frame_count, video.fps) == (60, original.fps)
+    assert not video.is_vfr
+    assert [frame.index for frame in read(clip)] == list(range(60))
+
+
 def test_every_frame_is_counted_and_timed(clip: Path) -> None:
     video = probe(clip)
     assert video.frame_count == len(video.times) == 40

@@ -225,7 +225,7 @@ def _scan(path: Path, container: InputContainer, stream: av.VideoStream) -> _Sca
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index:
             pictures = pictures or decode_packet(stream, packet)
-            if not packet.is_discard:  # an edit list hides frames that others may refer to
+            if _is_shown(packet, stream):
                 stamps.append(packet.pts)
     pictures = pictures or decode_packet(stream, None)
     if not pictures or not stamps:
@@ -234,6 +234,17 @@ def _scan(path: Path, container: InputContainer, stream: av.VideoStream) -> _Sca
             "copy or download it again."
         )
     return _Scan(stamps, pictures[0], end)
+
+
+def _is_shown(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Tell whether a packet holds a frame to show, and not one that others only refer to.
+
+    Edit lists hide frames, and VP8 has some of its own, of which the first byte tells (RFC 6386,
+    §9.1: show_frame).
+    """
+    if stream.codec_context.codec.canonical_name == "vp8" and not memoryview(packet)[0] & 0x10:
+        return False
+    return not packet.is_discard
 
 
 def read_packets(container: InputContainer, *streams: av.VideoStream) -> Iterator[av.Packet]:
