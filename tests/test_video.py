@@ -80,6 +80,19 @@ def noise(count: int, size: tuple[int, int] = (128, 96)) -> list[np.ndarray]:
 # --- probe ---------------------------------------------------------------------------------------
 
 
+def test_of_frames_with_one_timestamp_each_comes_a_moment_later(tmp_path: Path) -> None:
+    stamps = [0.04 * (k - k % 3) for k in range(12)]
+    clip = make_clip(tmp_path / "a.mkv", frames=12, times=stamps, codec="ffv1")
+    frames = read(clip)
+    assert [frame.index for frame in frames] == list(range(12))
+    times = np.array([frame.time for frame in frames])
+    assert (np.diff(times) > 0).all()
+    np.testing.assert_allclose(times, stamps, atol=1e-3)
+    np.testing.assert_array_equal(times[::3], np.round(stamps[::3], 3))
+    assert copy(clip, tmp_path / "again.mp4") == []
+    assert len(read(tmp_path / "again.mp4")) == 12
+
+
 def test_frames_that_vp8_never_shows_do_not_count(tmp_path: Path) -> None:
     source, clip = make_clip(tmp_path / "a.mkv", frames=60), tmp_path / "a.webm"
     for number in (1, 2):  # such frames come of a second pass

@@ -119,9 +119,7 @@ def _pictures(
                 if video.is_stamped and picture.pts is not None:
                     time = picture.pts * tick.numerator / tick.denominator
                     index = max(index, int(np.searchsorted(video.times, time)))
-                else:
-                    time = float(video.times[min(index, len(video.times) - 1)])
-                yield index, time, picture
+                yield index, float(video.times[min(index, len(video.times) - 1)]), picture
 
 
 def _rgb(

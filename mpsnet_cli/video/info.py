@@ -21,6 +21,7 @@ DEFAULT_FPS = Fraction(25)  # Hz, for a clip that tells nothing usable
 MIN_FPS, MAX_FPS = Fraction(1, 100), Fraction(1000)  # Hz, a rate outside these is absurd
 MAX_DROPPED = 0.1  # part of a constant rate's frames that may be missing; more is a variable rate
 FPS_SLACK = 2 * MAX_DROPPED  # relative error of a declared rate that is not worth a warning
+MOMENT = 1e-4  # s, by which a frame comes after another one of the same timestamp
 JITTER = 1e-3  # s, deviation from an even grid that is rounding, not a variable rate
 HEADER_SLACK = 0.5  # s, by which a header may overstate the length of an undamaged file
 MAX_CLAIM = 24 * 3600  # s, a header that claims more is not believed
@@ -286,6 +287,10 @@ def _clock(path: Path, stream: av.VideoStream, stamps: list[int | None]) -> _Clo
         return _Clock(fallback, False, False, np.arange(count) / float(fallback), (warning,))
 
     times = np.array(known, np.float64) * tick.numerator / tick.denominator
+    if (np.diff(times) == 0).any():
+        moments = MOMENT * np.arange(count)
+        later = np.maximum.accumulate(times - moments) + moments
+        times = np.where(later - times > MOMENT / 2, later, times)  # the others stay exact
     rates = [*declared, mean.limit_denominator(1001)] if mean else [fallback]
     even = [rate for rate in rates if _is_even(times, rate, float(tick))]
     fps = even[0] if even else rates[-1]
