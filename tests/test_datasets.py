@@ -102,6 +102,12 @@ def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], match: s
     assert str(path) in caught.value.message
 
 
+def test_the_frame_rate_of_own_files_is_theirs(tmp_path: Path) -> None:
+    save_sequences(tmp_path / "s.npz", [sequence()])
+    with pytest.raises(InputError, match="its own frame rate: leave --fps 50 out"):
+        read_sequences(tmp_path / "s.npz", Reporter(), fps=50)
+
+
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.npz"
     np.savez(path, format="mpsnet-sequences/1")
