@@ -25,6 +25,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def bf16() -> None:
+    """Skip where the CPU does not convolve in bf16."""
+    from mpsnet_cli.model.backbone import can_round_to_bf16
+
+    if not can_round_to_bf16():
+        pytest.skip("needs a CPU that convolves in bf16")
+
+
+@pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of untrained weights."""
     from mpsnet_cli.weights import save_untrained

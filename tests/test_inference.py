@@ -16,6 +16,7 @@ from mpsnet_cli.model.backbone import (
     can_fuse,
     fold_batch_norm,
     fuse_for_cpu,
+    settle_biases,
 )
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.inference import Model, resolve_device, resolve_precision
@@ -158,14 +159,21 @@ def test_automatic_precision(
 
 def test_precision_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setattr("mpsnet_cli.model.inference.can_round_to_bf16", lambda: True)
     assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
     assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
     with pytest.raises(DeviceError, match="fp16"):
         resolve_precision("fp16", torch.device("cpu"))
+    monkeypatch.setattr("mpsnet_cli.model.inference.can_round_to_bf16", lambda: False)
+    assert resolve_precision("bf16", torch.device("cuda")) == "bf16"
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    with pytest.raises(DeviceError, match="does not compute in bf16: use auto or fp32"):
+        resolve_precision("bf16", torch.device("cpu"))
     with pytest.raises(DeviceError, match="fp8"):
         resolve_precision("fp8", torch.device("cpu"))  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("bf16")
 def test_low_precision_moves_joints_by_a_hundredth_of_their_own_motion_at_most() -> None:
     from mpsnet_cli.body import load_body
     from mpsnet_cli.geometry import matrix_to_axis_angle
@@ -201,7 +209,11 @@ def test_cuda_agrees_with_the_cpu() -> None:
 
 @pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fusing_for_the_cpu_changes_nothing_but_rounding(dtype: torch.dtype) -> None:
+def test_fusing_for_the_cpu_changes_nothing_but_rounding(
+    dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    if dtype == torch.bfloat16:
+        request.getfixturevalue("bf16")
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     plain = copy.deepcopy(recipe.network().backbone).eval()
     fold_batch_norm(plain)
@@ -224,3 +236,39 @@ def test_fusing_stays_away_where_torch_cannot(monkeypatch: pytest.MonkeyPatch) -
     backbone = copy.deepcopy(recipe.network().backbone)
     fuse_for_cpu(backbone)
     assert not any(type(module).__name__ == "_FusedBottleneck" for module in backbone.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_settled_biases_round_to_themselves(dtype: torch.dtype) -> None:
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    folded = copy.deepcopy(recipe.network().backbone).eval()
+    fold_batch_norm(folded)
+    settled = copy.deepcopy(folded)
+    settle_biases(settled, dtype)
+    with torch.inference_mode():
+        exact = folded(images)
+        torch.testing.assert_close(settled(images), exact, rtol=0, atol=5e-5)
+        shifts = []
+        for backbone in (folded, settled):
+            for block in (*backbone.layer1, *backbone.layer2, *backbone.layer3, *backbone.layer4):
+                projection = [] if block.downsample is None else [block.downsample[0]]
+                for conv in (block.conv1, block.conv2, *projection):
+                    rounded = conv.bias.to(dtype).float()
+                    if backbone is settled:
+                        torch.testing.assert_close(rounded, conv.bias, rtol=1e-6, atol=0)
+                    conv.bias.copy_(rounded)
+                block.conv3.bias.copy_(block.conv3.bias.to(dtype))
+            shifts.append((backbone(images) - exact).norm())
+    assert shifts[1] < 0.9 * shifts[0]
+
+
+def test_settling_is_nothing_in_float32() -> None:
+    backbone = copy.deepcopy(recipe.network().backbone).eval()
+    fold_batch_norm(backbone)
+    backbone.layer2[0].conv1.bias.data[:3] = torch.tensor([0.0, 1e-42, -1e-42])
+    before = copy.deepcopy(backbone.state_dict())
+    settle_biases(backbone, torch.float32)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    settle_biases(backbone, torch.float16)  # which knows no number so small but nought
+    assert all(value.isfinite().all() for value in backbone.state_dict().values())

@@ -144,6 +144,7 @@ def test_convolutions_of_another_padding_are_left_as_they_are(starter, tmp_path,
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.usefixtures("bf16")
 def test_half_precision_moves_boxes_by_less_than_a_pixel(detector, images, yolo):
     half = Detector(yolo, device="cpu", precision="bf16").detect(images[:1])[0]
     full = detector.detect(images[:1])[0]

@@ -133,7 +133,10 @@ def test_paths_start_from_the_config(folder: Path, monkeypatch: pytest.MonkeyPat
         (with_("schedule", learning_rate="fast"), "learning_rate is 'fast', and must be a number"),
         (with_("schedule", learning_rate=float("nan")), "learning_rate is nan"),
         (with_("losses", pose=-1), "losses.pose is -1, and must be a number from 0 to 1000000."),
-        (with_("", precision="fp8"), "precision is 'fp8', and must be one of fp32, bf16, fp16."),
+        (
+            with_("", precision="fp8"),
+            "precision is 'fp8', and must be one of auto, fp32, bf16,",
+        ),
         (with_("network", attention=[]), "network.attention is [], and must be one of"),
         (with_("", name="a\tb"), "name is 'a\\tb', and must be plain text."),
         ("data: {three_d: [", "is not a readable YAML file"),

@@ -350,7 +350,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     config.write_text(
         f"data: {{scenes: [{folder}], validation: [{folder}]}}\n"
         "schedule: {pictures: 16, sizes: 64, batch_size: 8, mosaic: 0}\n"
-        "device: cpu\nprecision: bf16\n"
+        "device: cpu\nprecision: auto\n"
     )
     result = CliRunner().invoke(command, [str(config), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output

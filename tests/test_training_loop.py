@@ -275,6 +275,7 @@ def test_two_runs_do_not_share_a_folder(toy: TrainConfig, tmp_path: Path) -> Non
     first.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("bf16")
 def test_bf16_stays_near_fp32(toy: TrainConfig, tmp_path: Path) -> None:
     curves = []
     toy = replace(toy, schedule=replace(toy.schedule, learning_rate=1e-4))
@@ -283,8 +284,16 @@ def test_bf16_stays_near_fp32(toy: TrainConfig, tmp_path: Path) -> None:
         curves.append([row["total"] for row in table(tmp_path / precision / "metrics.csv")])
     assert curves[0] != curves[1]
     assert curves[1] == pytest.approx(curves[0], rel=0.05)
+
+
+def test_precisions_that_are_not_here(
+    toy: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DeviceError, match="fp16 needs CUDA"):
         run(replace(toy, precision="fp16"), tmp_path / "fp16")
+    monkeypatch.setattr("mpsnet_cli.model.inference.can_round_to_bf16", lambda: False)
+    with pytest.raises(DeviceError, match="does not compute in bf16"):
+        run(replace(toy, precision="bf16"), tmp_path / "bf16")
 
 
 def test_tensorboard_holds_the_same(

@@ -46,7 +46,7 @@ from mpsnet_cli.training.pretrain import (
     resized,
     start_at_mean,
 )
-from mpsnet_cli.training.speed import product_rate, training_flops
+from mpsnet_cli.training.speed import product_rate, training_dtype, training_flops
 from mpsnet_cli.training.student import (
     MAPS_FIRST,
     Maps,
@@ -325,6 +325,16 @@ def test_the_cost_of_a_crop() -> None:
     # The paper's Table 2 rests on ResNet-50's 4.1 GFLOP, counted as multiply-adds, at 224 px.
     assert training_flops(Backbone(), 224, device=device) == pytest.approx(3 * 2 * 4.1e9, rel=0.02)
     assert 1e9 < product_rate(device, torch.float32) < 1e15
+
+
+def test_what_is_learnt_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert training_dtype("auto", cpu) == training_dtype("fp32", cpu) == torch.float32
+    assert training_dtype("auto", cuda) == torch.bfloat16
+    assert training_dtype("fp16", cuda) == torch.float16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert training_dtype("auto", cpu) == torch.bfloat16
 
 
 def test_each_crop_is_seen_once_a_turn() -> None:

@@ -15,9 +15,11 @@ from mpsnet_cli.errors import DeviceError
 from mpsnet_cli.model.backbone import (
     IMAGE_MEAN,
     IMAGE_STD,
+    can_round_to_bf16,
     fold_batch_norm,
     fuse_for_cpu,
     round_from_layer2,
+    settle_biases,
 )
 from mpsnet_cli.model.config import WeightsInfo
 from mpsnet_cli.model.mpsnet import MPSNet
@@ -61,6 +63,7 @@ class Model:
         self._report = report
         self.network = network.eval().requires_grad_(False).to(self.device)
         fold_batch_norm(network.backbone)
+        settle_biases(network.backbone, self.dtype)
         network.backbone.to(memory_format=torch.channels_last)
         self._image_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
         if self.device.type == "cpu":
@@ -149,7 +152,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
     "auto" is fp16 on CUDA, bf16 on a CPU that is faster in it, fp32 elsewhere. On CUDA, fp32
     convolutions are as exact as torch's settings for TF32 let them be.
-    Raises DeviceError for fp16 on a CPU that does not compute in it.
+    Raises DeviceError for bf16 or fp16 on a CPU that does not compute in it.
     """
     if precision == "auto":
         if device.type == "cuda":
@@ -157,8 +160,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return "bf16" if device.type == "cpu" and _cpu_is_faster_in_bf16() else "fp32"
     if precision not in DTYPES:
         raise DeviceError(f"There is no precision {precision!r}: use auto, {', '.join(DTYPES)}.")
-    if precision == "fp16" and device.type == "cpu" and not _cpu_computes_fp16():
-        raise DeviceError("This CPU does not compute in fp16: use --precision auto, bf16 or fp32.")
+    can = {"fp32": True, "bf16": can_round_to_bf16(), "fp16": _cpu_computes_fp16()}
+    if device.type == "cpu" and not can[precision]:
+        raise DeviceError(f"This CPU does not compute in {precision}: use auto or fp32.")
     return precision
 
 

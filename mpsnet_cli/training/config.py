@@ -153,7 +153,7 @@ class TrainConfig:
     licence: str = "that of its training data"
     seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     checkpoint_every: int = 500
 
 
@@ -215,7 +215,7 @@ class PretrainConfig:
     licence: str = "that of its training data"
     seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     checkpoint_every: int = 16_000
     validate_every: int = 25_000

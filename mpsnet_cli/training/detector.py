@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mpsnet_cli.errors import InputError, WeightsError
 from mpsnet_cli.evaluation.detection import average_precision, recall
-from mpsnet_cli.model.inference import DTYPES, resolve_device
+from mpsnet_cli.model.inference import resolve_device
 from mpsnet_cli.packaged import file_sha256
 from mpsnet_cli.progress import Reporter
 from mpsnet_cli.tracking.detector import STRIDE, quiet_ultralytics, read_checkpoint
@@ -44,6 +44,7 @@ from mpsnet_cli.training.checkpoint import (
 from mpsnet_cli.training.config import PictureNetwork, flatten
 from mpsnet_cli.training.scenes import Batch, Scenes, batches, load_scenes, still_batches
 from mpsnet_cli.training.schedule import share_of_rate
+from mpsnet_cli.training.speed import training_dtype
 from mpsnet_cli.weights import PARTLY_TRAINED
 
 ARCHITECTURE = "yolo11n.yaml"
@@ -114,7 +115,7 @@ class DetectorConfig:
     double_iou: float = 0.4
     seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: int = 4_000
     validate_every: int = 10_000
 
@@ -185,7 +186,7 @@ class DetectorLearner:
 
     def __init__(self, network: Any, config: DetectorConfig, device: torch.device) -> None:
         self.schedule, self.device, self.nms_iou = config.schedule, device, config.nms_iou
-        self.dtype = DTYPES[config.precision]
+        self.dtype = training_dtype(config.precision, device)
         self.network = network.to(device, memory_format=torch.channels_last).train()
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         pairs = zip(

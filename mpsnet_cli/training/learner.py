@@ -13,13 +13,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mpsnet_cli.body import BodyModel
 from mpsnet_cli.body.joint_sets import COMMON14_ROWS, SPIN49_OF_54, SPIN_VERTICES
-from mpsnet_cli.model.inference import DTYPES
 from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import Prediction
 from mpsnet_cli.training.config import TrainConfig
 from mpsnet_cli.training.data import Batch
 from mpsnet_cli.training.discriminator import MotionDiscriminator, body_pose
 from mpsnet_cli.training.losses import Losses, discriminator_loss, network_losses
+from mpsnet_cli.training.speed import training_dtype
 
 STATE = (
     "encoder", "regressor", "discriminator", "optimiser", "discriminator_optimiser", "plateau",
@@ -69,7 +69,7 @@ class Learner:
         self.weights = config.losses
         self.seed = config.seed
         self.device = device
-        self.dtype = DTYPES[config.precision]
+        self.dtype = training_dtype(config.precision, device)
         schedule = config.schedule
         parameters = [*self.encoder.parameters(), *self.regressor.parameters()]
         self.optimiser = Adam(parameters, lr=schedule.learning_rate, fused=True)

@@ -1,4 +1,4 @@
-"""How fast training is beside what the chip can do: whether there is more to be had."""
+"""What to learn in, and how fast that is beside what the chip can do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mpsnet_cli.model.inference import DTYPES, Precision, resolve_precision
+
 SIDES = {"cpu": 2048, "cuda": 8192, "mps": 4096}  # of the matrices
 SECONDS = 0.5
+
+
+def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Say what to learn in: for "auto", bf16 on CUDA and on CPUs that are faster in it, else fp32.
+
+    Raises DeviceError for what the device does not compute in.
+    """
+    if precision == "auto" and device.type == "cuda":
+        return torch.bfloat16
+    return DTYPES[resolve_precision(precision, device)]
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -21,13 +21,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mpsnet_cli.body import PARENTS, BodyModel
 from mpsnet_cli.body.joint_sets import COMMON14_ROWS, HIPS
 from mpsnet_cli.model.backbone import IMAGE_MEAN, IMAGE_STD
-from mpsnet_cli.model.inference import DTYPES
 from mpsnet_cli.model.mpsnet import MPSNet
 from mpsnet_cli.model.regressor import JOINTS, Prediction
 from mpsnet_cli.training.config import PretrainConfig
 from mpsnet_cli.training.crops import Crops
 from mpsnet_cli.training.losses import project_to_crop
 from mpsnet_cli.training.schedule import share_of_rate
+from mpsnet_cli.training.speed import training_dtype
 
 SPREAD = 0.7  # cells of a joint map, deviation of the peak that a joint is on it
 UNSEEN = 0.3  # weight in the image of a joint that is hidden or outside
@@ -146,7 +146,7 @@ class PictureLearner:
         self.goes_on = config.network.weights is not None
         self.heads_are_new = config.network.state is None
         self.device = device
-        self.dtype = DTYPES[config.precision]
+        self.dtype = training_dtype(config.precision, device)
         self.student = Student(network).to(device).to(memory_format=torch.channels_last).train()
         frozen = len(STEM) + self.schedule.frozen if self.schedule.frozen else 0
         self.frozen = [getattr(network.backbone, name) for name in (*STEM, *LAYERS)[:frozen]]
