@@ -49,7 +49,8 @@ def extract_features(
     A clip's people are detected, or given by `boxes` (a file, or "full"), and carry no labels. A
     result of `mpsnet run` is labelled with its own motions, which are a network's word, not the
     truth. Shards of `mpsnet synth --kind sequences` carry exact labels. All are turned to what the
-    crops show, by the ray to their middle. Raises InputError for a source that is none of these.
+    crops show, by the ray to their middle. Clips of a folder that cannot be read are left out, and
+    `report.lose` is told. Raises InputError for a source that is none of these.
     """
     if not source.is_dir():
         yield from clip_features(source, model, boxes=boxes, detector=detector, report=report)
@@ -67,7 +68,10 @@ def extract_features(
                 "or `mpsnet synth` wrote."
             )
         for clip in clips:
-            yield from clip_features(clip, model, detector=detector, report=report)
+            try:
+                yield from clip_features(clip, model, detector=detector, report=report)
+            except InputError as error:
+                report.lose(f"{error.message} The other clips go on without it.")
 
 
 def clip_features(

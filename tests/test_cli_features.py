@@ -27,7 +27,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return SimpleNamespace()
 
     def extract_features(*arguments: Any, **keywords: Any) -> Any:
-        assert isinstance(keywords.pop("report"), Reporter)
+        report = keywords.pop("report")
+        assert isinstance(report, Reporter)
+        for sentence in noted.get("lost", []):
+            report.lose(sentence)
         noted["features"] = arguments[:1], keywords
         return iter(noted["found"])
 
@@ -67,6 +70,17 @@ def test_nobody_is_no_file(calls: dict[str, Any], tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "Nobody was found" in result.output
     assert "saved" not in calls
+
+
+def test_what_could_not_be_read_shows_in_the_exit_code(
+    calls: dict[str, Any], tmp_path: Path
+) -> None:
+    calls["lost"] = ["b.mp4 is empty."]
+    result = call(tmp_path, "-o", tmp_path / "out.npz")
+    assert result.exit_code == 4
+    assert "b.mp4 is empty." in result.output
+    assert "Only a part of" in result.output
+    assert "saved" in calls
 
 
 def test_an_existing_file_is_kept(calls: dict[str, Any], tmp_path: Path) -> None:

@@ -253,6 +253,21 @@ def test_a_folder_of_clips(numbered: Path, tmp_path: Path, monkeypatch: pytest.M
         extract(tmp_path, boxes="full")
 
 
+def test_a_bad_clip_of_a_folder_is_told_of_and_left_out(
+    numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mkv").touch()
+    video, real = features.probe(numbered), probe
+    monkeypatch.setattr(features, "probe", lambda p: real(p) if p.suffix == ".mkv" else video)
+    monkeypatch.setattr(features, "locate_people", lambda *_, **__: [full_frame_track(video)])
+    found, report = extract(tmp_path)
+    assert [s.name for s in found] == ["clip/person_01"]
+    assert len(report.losses) == 1
+    assert "a.mkv is empty" in report.losses[0]
+    with pytest.raises(InputError, match="is empty"):
+        extract(tmp_path / "a.mkv")
+
+
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds neither clips"):
         extract(tmp_path)

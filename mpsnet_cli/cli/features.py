@@ -9,7 +9,7 @@ import click
 
 from mpsnet_cli.cli import options
 from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
-from mpsnet_cli.errors import NoPeopleFound
+from mpsnet_cli.errors import NoPeopleFound, PartialResult
 
 if TYPE_CHECKING:
     from mpsnet_cli.model.inference import Precision
@@ -38,6 +38,8 @@ def features(
 
     SOURCE is a clip, a folder of clips, a result of `mpsnet run` (labelled with its motions), or a
     folder of `mpsnet synth --kind sequences` (labelled exactly).
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody was found, 4 done for what could be read.
     """
     from mpsnet_cli.datasets import save_sequences
     from mpsnet_cli.features import extract_features
@@ -59,3 +61,5 @@ def features(
         click.echo(output)
     else:
         click.echo(f"{output}: {len(found)} sequences, {frames} frames")
+    if report.losses:
+        raise PartialResult(f"Only a part of {source} could be read: see the warnings.")
