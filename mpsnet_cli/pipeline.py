@@ -284,6 +284,9 @@ def _motion(
         )
     betas = betas if _speaks(model, body) else np.zeros_like(betas)
     cut = int(OUTLIERS * len(betas))
+    mean = np.sort(betas, axis=0)[cut : len(betas) - cut].mean(axis=0)
+    if shape == "person":  # of another size, a body is as large in the picture at another depth
+        cam = np.column_stack([cam[:, 0] * _extent(body, betas) / _extent(body, mean), cam[:, 1:]])
     size = np.array([video.width, video.height], np.float64)
     focal_length = focal_length or default_focal_length(size)
     bboxes = square_boxes(track.boxes, scale=model.config.camera_scale)
@@ -304,7 +307,7 @@ def _motion(
         frame_ids=track.frames,
         times=times,
         pose=matrix_to_axis_angle(rotmats).reshape(len(track), -1).astype(np.float32),
-        betas=np.sort(betas, axis=0)[cut : len(betas) - cut].mean(axis=0),
+        betas=mean,
         betas_per_frame=betas,
         transl=transl.astype(np.float32),
         cam=cam,
@@ -315,6 +318,12 @@ def _motion(
         scores=track.scores,
         interpolated=track.interpolated,
     )
+
+
+def _extent(body: BodyModel, betas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how large bodies of betas (..., 10) are (...), m: the spread of their joints."""
+    joints = body.rest_joints(betas)
+    return np.linalg.norm(joints - joints.mean(axis=-2, keepdims=True), axis=(-2, -1))
 
 
 def _with_joints(motion: Motion, body: BodyModel) -> Motion:

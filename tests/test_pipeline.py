@@ -116,7 +116,35 @@ def test_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, [], range(10))[0] == []
 
 
+def say_betas(monkeypatch: pytest.MonkeyPatch, most: float) -> None:
+    """Let the network say betas that a body may have, other ones in each frame."""
+    predict = FakeModel.predict
+
+    def predicted(model: FakeModel, *arguments: Any) -> Prediction:
+        prediction = predict(model, *arguments)
+        return prediction._replace(betas=most * torch.sin(prediction.betas))
+
+    monkeypatch.setattr(FakeModel, "predict", predicted)
+
+
+def test_one_shape_leaves_people_as_large_as_they_were_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    say_betas(monkeypatch, 2.0)
+    (one,), (each,) = (
+        run(monkeypatch, [track(np.arange(30))], range(30), shape=shape)[0]
+        for shape in ("person", "frame")
+    )
+    seen = [motion.joints2d.std(axis=1).mean(axis=1) for motion in (one, each)]
+    heights = [np.ptp(motion.joints3d[..., 1], axis=1) for motion in (one, each)]
+    assert np.abs(heights[1] / heights[0] - 1).max() > 0.05
+    assert seen[0] == pytest.approx(seen[1], rel=0.05)  # 0.15 if depth were not to follow
+    depth = 2 * one.focal_length / (one.cam[:, 0] * one.bboxes[:, 2])
+    assert np.allclose(one.transl[:, 2], depth)
+
+
 def test_joints_project_into_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    say_betas(monkeypatch, 1.0)
     (motion,), _, _ = run(monkeypatch, [track(np.arange(30))], range(30), smooth=0.5)
     half = motion.bboxes[:, None, 2:] / 2
     assert (np.abs(motion.joints2d - motion.bboxes[:, None, :2]) < 1.2 * half).all()
