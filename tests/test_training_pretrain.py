@@ -156,6 +156,7 @@ def test_a_run_from_crops_to_a_weight_file(config: PretrainConfig, tmp_path: Pat
     assert json.loads(json.dumps(info.sources)) == {}
 
 
+@pytest.mark.slow
 def test_training_fits_the_crops(
     config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
