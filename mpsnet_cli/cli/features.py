@@ -9,7 +9,7 @@ import click
 
 from mpsnet_cli.cli import options
 from mpsnet_cli.cli.reporting import JsonReporter, make_reporter
-from mpsnet_cli.errors import NoPeopleFound, PartialResult
+from mpsnet_cli.errors import InputError, NoPeopleFound, PartialResult
 
 if TYPE_CHECKING:
     from mpsnet_cli.model.inference import Precision
@@ -51,6 +51,8 @@ def features(
         weights, device=device, precision=precision, batch_size=batch_size, report=report
     )
     found = list(extract_features(source, model, boxes=boxes, detector=detector, report=report))
+    if not found and report.losses:
+        raise InputError(f"Nothing of {source} could be used: see the warnings.")
     if not found:
         raise NoPeopleFound(f"Nobody was found in {source}: {output} is not written.")
     save_sequences(output, found)
