@@ -21,8 +21,9 @@ from filelock import FileLock
 from mpsnet_cli.batch import batch, landing, plan
 from mpsnet_cli.batch.batch import Conclusion, Listener, Plan, Request, plan_batch, run_batch
 from mpsnet_cli.batch.outcome import Outcome
+from mpsnet_cli.batch.unit import Models
 from mpsnet_cli.body import load_body
-from mpsnet_cli.errors import MpsnetError, OutputError, WeightsError
+from mpsnet_cli.errors import DeviceError, MpsnetError, OutputError, WeightsError
 from mpsnet_cli.export.result import CLIP_FORMAT
 from mpsnet_cli.job import Arguments, identity
 from mpsnet_cli.video import probe
@@ -96,6 +97,17 @@ def run(inputs: Path, *, make: Any = None, **options: Any) -> tuple[Conclusion, 
 def written(folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((folder.parent / "out" / "report.json").read_text())
     return report
+
+
+@pytest.mark.usefixtures("here")
+def test_a_precision_that_is_not_here_ends_it_before_it_begins(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpsnet_cli.model.inference.can_round_to_bf16", lambda: False)
+    inputs = folder("a.mp4")
+    with pytest.raises(DeviceError, match="does not compute in bf16"):
+        run(inputs, models=Models(precision="bf16"), device="cpu")
+    assert not (inputs.parent / "out" / "report.json").exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -48,7 +48,7 @@ from mpsnet_cli.body import BodyModel, load_body
 from mpsnet_cli.errors import InputError, MpsnetError, OutputError
 from mpsnet_cli.job import Arguments, Existing, identity, part_of, read_manifest, state_of
 from mpsnet_cli.model.config import WeightsInfo
-from mpsnet_cli.model.inference import resolve_device
+from mpsnet_cli.model.inference import resolve_device, resolve_precision
 from mpsnet_cli.tracking import find_detector
 from mpsnet_cli.video import VideoInfo
 from mpsnet_cli.weights import find_weights, read_info
@@ -292,6 +292,7 @@ class _Scout:
     @cached_property
     def _devices(self) -> list[str]:
         device = resolve_device(self._request.device)
+        resolve_precision(self._request.models.precision, device)  # or every worker would end by it
         if device.type == "cuda" and self._request.device in ("auto", "cuda"):
             return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         return [str(device)]
