@@ -352,6 +352,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupts_in_real_processes(folder: Any, tmp_path: Path, kind: signal.Signals) -> None:
