@@ -48,7 +48,6 @@ def rounded_model(weights: Path) -> Model:
 @torch.no_grad()
 def round_by_hand(backbone: Backbone) -> None:
     """Let a fused backbone round from layer2 on, as `round_from_layer2` would make it, in place."""
-
     backbone.layer1.register_forward_hook(round_output)
     for layer in (backbone.layer2, backbone.layer3, backbone.layer4):
         for module in layer.modules():
