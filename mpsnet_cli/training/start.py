@@ -56,7 +56,7 @@ def choose_device(config: TrainConfig) -> torch.device:
     """Find the device. Raises DeviceError for one that is not here, or fp16 without a GPU."""
     device = resolve_device(config.device)
     if config.precision == "fp16" and device.type != "cuda":
-        raise DeviceError(f"Training in fp16 needs CUDA, and {device} is not: use bf16 or fp32.")
+        raise DeviceError(f"Training in fp16 needs CUDA, and {device} is not: use auto or fp32.")
     return device
 
 
